@@ -1,0 +1,59 @@
+"""Base classes with the defaults of the `Encoder` and `Loss` protocols, for whoever likes to subclass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentle_core.batch import AlignBatch, LossContext, LossOut, ParamGroups
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of `tensors`, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class EncoderModule(nn.Module):
+    """Subclass it, set `width`, write `collate` and `forward`."""
+
+    width: int
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        raise TypeError(f"{type(self).__name__} must define collate(items)")
+
+    def forward(self, inputs: Any) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define forward(inputs)")
+
+    def size(self, item: Any) -> int:
+        return len(item)
+
+    def fingerprint(self) -> str:
+        return hash_tensors(self.state_dict())
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+
+class LossModule(nn.Module):
+    """Subclass it and write `forward`. All parameters descend with the model unless `param_groups` says otherwise."""
+
+    def forward(self, batch: AlignBatch, ctx: LossContext) -> LossOut:
+        raise TypeError(f"{type(self).__name__} must define forward(batch, ctx)")
+
+    def param_groups(self) -> ParamGroups:
+        return ParamGroups(min=list(self.parameters()))
+
+    def post_step(self, ctx: LossContext) -> None:
+        """Nothing to do by default."""
+
+    def scorer(self) -> Any:
+        return None
