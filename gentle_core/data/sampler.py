@@ -1,0 +1,71 @@
+"""Which items a step sees: a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+
+from gentle_core.data.pools import Pools
+from gentle_core.data.rows import RowPlan
+from gentle_core.data.streams import stream
+
+
+@attrs.frozen(eq=False)
+class TowerPlan:
+    """The rows of one tower in one step: matched rows first, then rows of its pool.
+
+    Attributes:
+        positions: (B,) positions in the tower's `ItemIndex`.
+        ids: (B,) int64; equal ids in two towers are a matched pair, pool rows have ids of their own.
+        matched: how many of the rows are matched.
+    """
+
+    positions: np.ndarray
+    ids: np.ndarray
+    matched: int
+
+
+class BatchSampler:
+    """Draws global batches from pools.
+
+    Matched samples and each tower's pool are shuffled apart, anew in every epoch, each from its own random stream.
+    The last rows of an epoch that don't fill a batch wait for the next epoch's order, so no batch repeats an item;
+    a shorter pool simply starts its next epoch earlier.
+    """
+
+    def __init__(self, pools: Pools, rows: RowPlan, seed: int):
+        self.pools, self.rows, self.seed = pools, rows, seed
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    def _draw(self, name: str, length: int, count: int, step: int) -> np.ndarray:
+        if count == 0:
+            return np.empty(0, dtype=np.int64)
+        epoch, place = divmod(step, length // count)
+        if self._orders.get(name, (-1,))[0] != epoch:
+            self._orders[name] = (epoch, stream(self.seed, name, epoch).permutation(length))
+        return self._orders[name][1][place * count : (place + 1) * count]
+
+    def batch(self, step: int) -> Mapping[str, TowerPlan]:
+        """The rows of every tower in this step."""
+        chosen = self._draw("matched", self.pools.pairs, self.rows.paired, step)
+        plans = {}
+        for tower, items in self.pools.matched.items():
+            present = np.array([i for i in chosen if len(items[i])], dtype=np.int64)
+            matched = self._one_of_each([items[i] for i in present], tower, step)
+            pool = self.pools.unmatched[tower]
+            drawn = pool[self._draw(f"unmatched/{tower}", len(pool), self.rows.unpaired[tower], step)]
+            plans[tower] = TowerPlan(
+                positions=np.concatenate([matched, drawn]),
+                ids=np.concatenate([present, self.pools.unmatched_id(tower, drawn)]),
+                matched=len(present),
+            )
+        return plans
+
+    def _one_of_each(self, groups: list[np.ndarray], tower: str, step: int) -> np.ndarray:
+        """One item of each sample; where a sample has several (captions), which one is a draw of its own stream."""
+        if all(len(group) == 1 for group in groups):
+            return np.array([group[0] for group in groups], dtype=np.int64)
+        shares = stream(self.seed, "item", tower, step).random(len(groups))
+        return np.array([g[int(s * len(g))] for g, s in zip(groups, shares, strict=True)], dtype=np.int64)
