@@ -1,0 +1,157 @@
+"""Features of frozen encoders, computed once an item and kept on disk.
+
+A store belongs to one encoder state (weights and preprocessing); its rows are addressed by a hash of the item's
+content, so a renamed file finds its features and a changed one does not. Shards are written whole and renamed into
+place: a run that is killed keeps what was finished, and runs side by side do no harm to each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gentle_core.errors import DataError
+
+SHARD_ROWS = 4096
+KEY_BYTES = 16
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Add a type-tagged, length-prefixed rendering of `value` to the digest."""
+    if value is None or isinstance(value, bool | int | float | str):
+        data = f"{type(value).__name__}:{value!r}".encode()
+    elif isinstance(value, bytes):
+        data = b"bytes:" + value
+    elif isinstance(value, Tensor):
+        return _feed(digest, value.detach().cpu().numpy())
+    elif isinstance(value, np.ndarray):
+        data = f"array:{value.dtype.str}{value.shape}:".encode() + np.ascontiguousarray(value).tobytes()
+    elif isinstance(value, Mapping):
+        digest.update(f"map{len(value)}:".encode())
+        for key in sorted(value):
+            _feed(digest, key)
+            _feed(digest, value[key])
+        return
+    elif isinstance(value, Sequence):
+        digest.update(f"list{len(value)}:".encode())
+        for part in value:
+            _feed(digest, part)
+        return
+    elif attrs.has(type(value)):
+        return _feed(digest, {f.name: getattr(value, f.name) for f in attrs.fields(type(value)) if f.eq})
+    elif hasattr(value, "tobytes") and hasattr(value, "size"):  # images
+        data = f"{getattr(value, 'mode', '')}{value.size}:".encode() + value.tobytes()
+    else:
+        raise DataError(f"cannot hash an item of type {type(value).__name__}; make it an attrs class, array or str")
+    digest.update(len(data).to_bytes(8, "little"))
+    digest.update(data)
+
+
+def content_key(item: Any) -> bytes:
+    """16 bytes that depend on the item's content alone."""
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    _feed(digest, item)
+    return digest.digest()
+
+
+class FeatureStore:
+    """Rows of features on disk under `root/key/`, by content key."""
+
+    def __init__(self, root: Path, key: str):
+        self.folder = root / "features" / key[:40]
+        self.rows: dict[bytes, Tensor] = {}
+        for shard in sorted(self.folder.glob("*.safetensors")):
+            self._read(shard)
+
+    def _read(self, shard: Path) -> None:
+        if shard.is_symlink():
+            raise DataError(f"{shard} is a symbolic link; the feature cache holds plain files only: remove it")
+        try:
+            content = load_file(shard)
+            keys, features = content["keys"].numpy(), content["features"]
+        except (SafetensorError, KeyError, OSError):
+            shard.unlink(missing_ok=True)  # derived data: computed again
+            return
+        self.rows.update((keys[i].tobytes(), features[i]) for i in range(len(keys)))
+
+    def add(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Write one shard and make it readable at once."""
+        features = features.detach().float().cpu().contiguous()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
+        name = hashlib.blake2b(b"".join(keys), digest_size=12).hexdigest()
+        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
+        os.close(handle)
+        try:
+            save_file({"keys": table, "features": features}, temporary)
+            os.replace(temporary, self.folder / f"{name}.safetensors")
+        except OSError as error:
+            Path(temporary).unlink(missing_ok=True)
+            raise DataError(f"cannot write the feature cache in {self.folder}: {error.strerror or error}") from error
+        self.rows.update(zip(keys, features, strict=True))
+
+
+def size_buckets(sizes: Sequence[int], budget: int, most: int = 256) -> Iterator[list[int]]:
+    """Positions in batches of similar size, longest first: at most `most` items and `budget` padded units each."""
+    group: list[int] = []
+    for position in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        if group and ((len(group) + 1) * sizes[group[0]] > budget or len(group) == most):
+            yield group
+            group = []
+        group.append(position)
+    if group:
+        yield group
+
+
+def encode_all(
+    encode: Callable[[list[Any]], Tensor],
+    size: Callable[[Any], int],
+    load: Callable[[Sequence[int]], list[Any]],
+    count: int,
+    *,
+    store: FeatureStore | None = None,
+    budget: int = 16384,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Features (count, width) of all items, in order, from the store where it has them.
+
+    Args:
+        encode: raw items to features, no gradients.
+        size: relative cost of an item, for bucketing.
+        load: positions to raw items.
+        count: how many items there are.
+        store: where finished features are kept; None keeps nothing.
+        budget: largest number of padded units (items × longest size) encoded at once.
+        progress: called with (done, total) when there is something to compute.
+    """
+    found: dict[int, Tensor] = {}
+    done = 0
+    for start in range(0, count, SHARD_ROWS):
+        positions = list(range(start, min(start + SHARD_ROWS, count)))
+        items = load(positions)
+        keys = [content_key(item) for item in items] if store else []
+        missing = [i for i in range(len(items)) if not (store and keys[i] in store.rows)]
+        fresh: dict[int, Tensor] = {}
+        for bucket in size_buckets([size(items[i]) for i in missing], budget):
+            chosen = [missing[j] for j in bucket]
+            fresh.update(zip(chosen, encode([items[i] for i in chosen]).detach().float().cpu(), strict=True))
+            if progress:
+                progress(done + len(fresh), count)
+        if store and fresh:
+            order = sorted(fresh)
+            store.add([keys[i] for i in order], torch.stack([fresh[i] for i in order]))
+        for i, position in enumerate(positions):
+            found[position] = fresh[i] if i in fresh else store.rows[keys[i]]  # type: ignore[union-attr]
+        done += len(positions)
+    return torch.stack([found[i] for i in range(count)]) if found else torch.empty(0, 0)
