@@ -1,0 +1,160 @@
+"""Towers: an encoder and the projection head that maps its features into the joint space.
+
+Shape suffixes: B rows, W encoder width, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gentle_core.data.features import size_buckets
+from gentle_core.recipe.model import HeadTable
+
+EVALUATION_BUDGET = 16384
+"""Padded units (residues, tokens, pixels by the encoder's own measure) encoded at once without gradients."""
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors in nested dicts, lists and tuples moved to `device`; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: to_device(part, device) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(part, device) for part in value)
+    return value
+
+
+class ProjectionHead(nn.Module):
+    """Features (B, W) to unnormalised projections (B, D): z-score, dropout, hidden layer with GELU, linear."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, table: HeadTable):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.dropout_input = nn.Dropout(table.dropout_input)
+        if table.hidden:
+            self.layers: nn.Module = nn.Sequential(
+                nn.Linear(width, table.hidden),
+                nn.GELU(),
+                nn.Dropout(table.dropout),
+                nn.Linear(table.hidden, table.dimension),
+            )
+        else:
+            self.layers = nn.Linear(width, table.dimension)
+
+    def standardize(self, features_BW: Tensor) -> None:
+        """Take mean and standard deviation from these features; a constant column keeps a deviation of 1."""
+        self.mean.copy_(features_BW.mean(0))
+        std = features_BW.std(0, correction=0)
+        self.std.copy_(torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, 1.0))
+
+    def forward(self, features_BW: Tensor) -> Tensor:
+        return self.layers(self.dropout_input((features_BW - self.mean) / self.std))
+
+
+class Tower(nn.Module):
+    """An encoder with its head. `batch_augment` acts on collated inputs in training, under the step's seed."""
+
+    def __init__(self, encoder: Any, head: ProjectionHead, modality: str, frozen: bool):
+        super().__init__()
+        self.encoder, self.head, self.modality, self.frozen = encoder, head, modality, frozen
+        self.batch_augment: Sequence[Callable[[Any], Any]] = ()
+        if frozen:
+            self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Tower:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def features(self, inputs: Any) -> Tensor:
+        """Collated inputs to features (B, W)."""
+        if self.training:
+            for augment in self.batch_augment:
+                inputs = augment(inputs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(inputs)
+
+    def forward(self, inputs: Any, cached: bool = False) -> Tensor:
+        """Collated inputs (or cached features) to projections (B, D), float32."""
+        return self.head(inputs if cached else self.features(inputs)).float()
+
+
+class AlignedModel(nn.Module):
+    """All towers of a run. What a saved model loads as, and what tasks evaluate (`EmbeddingModel`)."""
+
+    def __init__(self, towers: Mapping[str, Tower], precision: str = "float32"):
+        super().__init__()
+        self.tower_modules = nn.ModuleDict(towers)
+        self.precision = precision
+
+    @property
+    def towers(self) -> dict[str, str]:
+        """Modality of each tower."""
+        return {name: self.tower(name).modality for name in self.tower_modules}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def tower(self, name: str) -> Tower:
+        tower = self.tower_modules[name]
+        assert isinstance(tower, Tower)
+        return tower
+
+    def autocast(self) -> torch.autocast:
+        """The towers' precision as a context."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def project(self, name: str, inputs: Any, cached: bool = False) -> Tensor:
+        """Collated inputs, or cached features, to projections (B, D) on the model's device, in the mode it is in."""
+        with self.autocast():
+            return self.tower(name)(to_device(inputs, self.device), cached)
+
+    @torch.no_grad()
+    def encode(self, name: str, items: Sequence[Any]) -> Tensor:
+        """Raw items to encoder features (B, W), in eval mode, bucketed by size, float32 on the CPU."""
+        tower = self.tower(name)
+        was_training, _ = tower.training, tower.eval()
+        parts: list[tuple[list[int], Tensor]] = []
+        try:
+            for rows in size_buckets([tower.encoder.size(item) for item in items], EVALUATION_BUDGET):
+                inputs = to_device(tower.encoder.collate([items[r] for r in rows]), self.device)
+                with self.autocast():
+                    parts.append((rows, tower.features(inputs).float().cpu()))
+        finally:
+            tower.train(was_training)
+        features = torch.empty(len(items), tower.encoder.width)
+        for rows, part in parts:
+            features[rows] = part
+        return features
+
+    @torch.no_grad()
+    def head(self, name: str, features: Tensor) -> Tensor:
+        """Encoder features (B, W) to unit embeddings (B, D), in eval mode, on the CPU."""
+        tower = self.tower(name)
+        was_training, _ = tower.training, tower.eval()
+        try:
+            return F.normalize(self.project(name, features, cached=True), dim=-1).cpu()
+        finally:
+            tower.train(was_training)
+
+    def embed(self, tower: str, items: Sequence[Any], space: str = "joint") -> Tensor:
+        """Raw items through a tower: unit vectors (B, D) for "joint", encoder features (B, W) for "feature"."""
+        features = self.encode(tower, items)
+        return features if space == "feature" else self.head(tower, features)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state that training changes: everything but the encoders that are frozen."""
+        frozen = tuple(f"tower_modules.{n}.encoder." for n in self.tower_modules if self.tower(n).frozen)
+        return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith(frozen))}
