@@ -36,7 +36,7 @@ class StepOut:
 def _batch_statistics_held(model: nn.Module) -> Iterator[None]:
     """Let batch normalisation use a batch's statistics without counting them a second time."""
     layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS)]
-    kept = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
+    kept = [(n, n.momentum, None if n.num_batches_tracked is None else n.num_batches_tracked.clone()) for n in layers]
     for layer in layers:
         layer.momentum = 0.0
     try:
@@ -44,8 +44,8 @@ def _batch_statistics_held(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum, tracked in kept:
             layer.momentum = momentum
-            if tracked is not None and layer.num_batches_tracked is not None:
-                layer.num_batches_tracked -= 1
+            if tracked is not None:
+                layer.num_batches_tracked.copy_(tracked)  # type: ignore[union-attr]
 
 
 def _project(model: AlignedModel, tower: str, chunk: Chunk, cached: bool, seed: int, step: int, view: int) -> Tensor:

@@ -1,0 +1,129 @@
+"""The run directory: what it holds, and how each file gets there whole."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gentle_core.engine.checkpoint import replace_durably
+from gentle_core.errors import GentleError
+
+
+class RunDirectory:
+    """Files of one run: recipe.toml, resolved.toml, manifest.json, metrics.jsonl, results.json, checkpoints/, model/,
+    embeddings/, baselines/, report.html."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest: dict[str, Any] = {}
+        self._metrics: Any = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def exists(self) -> bool:
+        return (self.path / "resolved.toml").exists()
+
+    def create(self, source: str, resolved: str) -> None:
+        """Make the folder and keep the recipe as given and as resolved."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GentleError(f"cannot create {self.path}: {error.strerror or error}; choose another --out") from error
+        replace_durably(self.path / "recipe.toml", source.encode())
+        replace_durably(self.path / "resolved.toml", resolved.encode())
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        replace_durably(self.path / name, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def update_manifest(self, **facts: Any) -> None:
+        self.manifest.update(facts)
+        self.write_json("manifest.json", self.manifest)
+
+    def notice(self, message: str) -> None:
+        """Keep a fact that the user must know, once."""
+        notices = self.manifest.setdefault("notices", [])
+        if message not in notices:
+            notices.append(message)
+            self.write_json("manifest.json", self.manifest)
+
+    def truncate_metrics(self, step: int) -> None:
+        """Forget metrics beyond `step`: a resumed run writes them again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            replace_durably(path, "".join(line + "\n" for line in lines).encode())
+
+    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        if self._metrics is None:
+            self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - closed by close()
+        record = {"step": step, "split": split, **values}
+        self._metrics.write(json.dumps(record, default=_plain) + "\n")
+        self._metrics.flush()
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize  # a torn last line is dropped
+
+
+def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
+    """Versions, host and git state, for the manifest."""
+    names = ("torch", "numpy", "transformers", "attrs", "cattrs", "pluggy", "safetensors", "scikit-learn")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "gentle": metadata.version("gentle-core"),
+        "plugins": dict(plugins),
+        "versions": versions,
+        "host": {"system": platform.platform(), "machine": platform.machine()},
+        "git": _git_state(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the working folder, where it is a git checkout."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
+        return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
