@@ -1,0 +1,264 @@
+"""Cross-modal retrieval: ranks, recall, median rank and reciprocal rank, each with what chance would give.
+
+A query's rank is one more than the number of wrong candidates that score at least as high as its best-scoring mate:
+ties count against us, so a collapsed model ranks last, not first. R@k is the share of queries with rank <= k, in
+percent. With several mates (five captions of a photograph) the best one counts, as is usual in image-text retrieval.
+Queries without a mate among the candidates are left out and counted; candidates without a query stay as distractors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentle_core.evaluate.arrays import as_tensor, blocks, match_codes, plain
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+"""(b, d), (n, d) -> scores (b, n), higher is better. Rows are streamed, so one's scores must not depend on others."""
+
+KS = (1, 5, 10)
+
+TIE = 1e-12
+"""Inner products closer than this (times the largest norms) are ties. Equal rows can differ in the last bits of their
+products, depending on where in a matrix they stand; float64 products of float32 rows are good to about 1e-15."""
+
+
+@attrs.frozen(eq=False)
+class Ranks:
+    """Where the mates of each query came.
+
+    Attributes:
+        rank: (q,) int64, 1 is best; only queries that have a mate.
+        rows: (q,) row of each of them among all queries.
+        samples: (q,) their sample ids.
+        mates: (q,) how many candidates are mates.
+        candidates: size of the pool.
+        without_mate: how many queries were left out.
+    """
+
+    rank: np.ndarray
+    rows: np.ndarray
+    samples: list[Any]
+    mates: np.ndarray
+    candidates: int
+    without_mate: int
+
+    def recall(self, k: int) -> float:
+        """R@k in percent."""
+        return 100.0 * float(np.mean(self.rank <= k))
+
+
+@attrs.frozen(eq=False)
+class Standings:
+    """Counts behind a rank, (q,) each: wrong candidates above the best mate, wrong ones tied with it, mates tied."""
+
+    rows: np.ndarray
+    above: np.ndarray
+    tied: np.ndarray
+    mates_tied: np.ndarray
+    mates: np.ndarray
+
+
+def standings(
+    u: Any,
+    v: Any,
+    samples_u: Sequence[Any],
+    samples_v: Sequence[Any],
+    scorer: Scorer | None = None,
+    tolerance: float | None = None,
+    block: int | None = None,
+) -> Standings:
+    """Compare every candidate of `v` (n, d) with the best mate of every query of `u` (m, d).
+
+    Memory is O(block * n). Without a `scorer` the score is the inner product in float64. `tolerance` is the largest
+    difference of scores that is a tie: `TIE` times the largest norms by default, 0 with a `scorer`.
+    A score that is not a number counts against us, whether it is the mate's or another's.
+    """
+    u, v = as_tensor(u), as_tensor(v)
+    if len(u) != len(samples_u) or len(v) != len(samples_v):
+        raise ValueError(f"{len(u)} and {len(v)} rows, but {len(samples_u)} and {len(samples_v)} sample ids")
+    code_u, code_v = match_codes(samples_u, samples_v)
+    values, counts = np.unique(code_v, return_counts=True)
+    mates_of = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    mates = np.array([mates_of.get(code, 0) for code in code_u.tolist()], dtype=np.int64)
+    rows = np.flatnonzero(mates)
+
+    if scorer is None:
+        u, v = u.double(), v.double()
+        if tolerance is None and len(u) and len(v):
+            tolerance = TIE * float(largest_norm(u) * largest_norm(v))
+    tolerance = tolerance or 0.0
+    code_u_t, code_v_t = (torch.as_tensor(c, device=v.device) for c in (code_u, code_v))
+
+    above, tied, mates_tied = (np.zeros(len(rows), dtype=np.int64) for _ in range(3))
+    for part in blocks(len(rows), len(v), block):
+        queries = torch.as_tensor(rows[part], device=u.device)
+        scores = u[queries] @ v.T if scorer is None else scorer(u[queries], v).detach()
+        mate = code_u_t[queries, None] == code_v_t
+        best = scores.masked_fill(~mate, -torch.inf).amax(dim=1, keepdim=True)
+        # Negated comparisons: a NaN on either side then counts as a better candidate.
+        higher = ~(scores <= best + tolerance)
+        not_lower = ~(scores < best - tolerance)
+        above[part] = (higher & ~mate).sum(dim=1).cpu().numpy()
+        tied[part] = (not_lower & ~higher & ~mate).sum(dim=1).cpu().numpy()
+        mates_tied[part] = (not_lower & mate).sum(dim=1).cpu().numpy()
+    return Standings(rows, above, tied, mates_tied, mates[rows])
+
+
+def largest_norm(z: Tensor) -> Tensor:
+    """The largest finite norm of a row."""
+    return z.norm(dim=1).nan_to_num(nan=0.0, posinf=0.0).max()
+
+
+def ranks(
+    u: Any,
+    v: Any,
+    samples_u: Sequence[Any],
+    samples_v: Sequence[Any],
+    scorer: Scorer | None = None,
+    tolerance: float | None = None,
+    block: int | None = None,
+) -> Ranks:
+    """Rank of the best mate of each query of `u` (m, d) among the candidates `v` (n, d); see `standings`."""
+    found = standings(u, v, samples_u, samples_v, scorer, tolerance, block)
+    ids = plain(samples_u)
+    return Ranks(
+        rank=1 + found.above + found.tied,
+        rows=found.rows,
+        samples=[ids[row] for row in found.rows],
+        mates=found.mates,
+        candidates=len(samples_v),
+        without_mate=len(ids) - len(found.rows),
+    )
+
+
+def hit_probability(candidates: Any, mates: Any, k: Any) -> np.ndarray:
+    """Probability that a random order of `candidates` has one of `mates` among its first `k` (broadcast together).
+
+    1 - C(n - p, k) / C(n, k), as a product of k factors: exact where binomials would overflow.
+    """
+    n, p, k = np.broadcast_arrays(np.asarray(candidates, float), np.asarray(mates, float), np.asarray(k))
+    miss = np.ones(n.shape)
+    for i in range(int(k.max(initial=0))):
+        factor = np.clip(n - p - i, 0.0, None) / np.maximum(n - i, 1.0)
+        miss *= np.where(i < k, factor, 1.0)
+    return 1.0 - miss
+
+
+def chance(candidates: int, mates: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
+    """Exact expectations under a uniformly random order of the candidates: R@k (percent), MRR and the median rank.
+
+    `mates` (q,) counts each query's mates; the figures are averages over the queries. The median is that of the
+    mixture of the queries' rank distributions, midway where it falls between two ranks: (n + 1) / 2 for one mate.
+    """
+    values, weights = np.unique(mates, return_counts=True)
+    weights = weights / weights.sum()
+    figures = {f"R@{k}": 100.0 * float(weights @ hit_probability(candidates, values, k)) for k in ks}
+    rank = np.arange(1, candidates + 1)
+    at_most = np.zeros(candidates)
+    for p, weight in zip(values, weights, strict=True):
+        miss = np.clip(candidates - p - rank + 1.0, 0.0, None) / (candidates - rank + 1.0)
+        at_most += weight * (1.0 - np.cumprod(miss))
+    figures["MRR"] = float(np.diff(at_most, prepend=0.0) @ (1.0 / rank))
+    slack = 1e-12 * candidates  # sums of weights miss one half by rounding
+    low, high = np.argmax(at_most >= 0.5 - slack), np.argmax(at_most > 0.5 + slack)
+    figures["median_rank"] = float(rank[low] + rank[high]) / 2.0
+    return figures
+
+
+def describe(found: Ranks, ks: Sequence[int] = KS, prefix: str = "a->b") -> dict[str, float]:
+    """The metrics of `ranks` under `retrieval/<prefix>/…`; only the counts where no query has a mate."""
+    name = f"retrieval/{prefix}"
+    metrics = {
+        f"{name}/queries": float(len(found.rank)),
+        f"{name}/candidates": float(found.candidates),
+        f"{name}/without_mate": float(found.without_mate),
+    }
+    if not len(found.rank):
+        return metrics
+    figures = {f"R@{k}": found.recall(k) for k in ks}
+    figures["median_rank"] = float(np.median(found.rank))
+    figures["MRR"] = float(np.mean(1.0 / found.rank))
+    expected = chance(found.candidates, found.mates, ks)
+    for key, value in figures.items():
+        metrics[f"{name}/{key}"] = value
+        metrics[f"{name}/{key}_chance"] = expected[key]
+    return metrics
+
+
+def retrieval(
+    u: Any,
+    v: Any,
+    samples_u: Sequence[Any],
+    samples_v: Sequence[Any],
+    ks: Sequence[int] = KS,
+    scorer: Scorer | None = None,
+    prefix: str = "a->b",
+    block: int | None = None,
+) -> dict[str, float]:
+    """Retrieve the mates of `u` (m, d) among `v` (n, d).
+
+    Returns:
+        Under `retrieval/<prefix>/`: `R@k` in percent, `median_rank`, `MRR` (mean reciprocal rank), each with its
+        `…_chance`, and the counts `queries`, `candidates`, `without_mate`.
+    """
+    return describe(ranks(u, v, samples_u, samples_v, scorer, block=block), ks, prefix)
+
+
+def flipped(scorer: Scorer | None) -> Scorer | None:
+    """The same scorer for queries from the other side: scorer(u, v) -> (m, n) becomes f(v, u) -> (n, m)."""
+    return None if scorer is None else lambda query, candidates: scorer(candidates, query).T
+
+
+def ranks_both(
+    u: Any,
+    v: Any,
+    samples_u: Sequence[Any],
+    samples_v: Sequence[Any],
+    names: tuple[str, str] = ("a", "b"),
+    scorer: Scorer | None = None,
+    block: int | None = None,
+) -> dict[str, Ranks]:
+    """Ranks of both directions by their name, "a->b" and "b->a". `scorer` takes rows of `u` first, always."""
+    a, b = names
+    return {
+        f"{a}->{b}": ranks(u, v, samples_u, samples_v, scorer, block=block),
+        f"{b}->{a}": ranks(v, u, samples_v, samples_u, flipped(scorer), block=block),
+    }
+
+
+def describe_all(found: Mapping[str, Ranks], ks: Sequence[int] = KS) -> dict[str, float]:
+    """The metrics of several directions, and their means `retrieval/mean/R@k`.
+
+    `retrieval/mean/recall` is the mean over directions and ks (the "mean recall" of the image-text literature).
+    Directions without queries do not enter the means.
+    """
+    metrics: dict[str, float] = {}
+    for prefix, direction in found.items():
+        metrics |= describe(direction, ks, prefix)
+    counted = [f"retrieval/{prefix}" for prefix, direction in found.items() if len(direction.rank)]
+    if counted:
+        for suffix in ("", "_chance"):
+            means = {k: float(np.mean([metrics[f"{name}/R@{k}{suffix}"] for name in counted])) for k in ks}
+            metrics |= {f"retrieval/mean/R@{k}{suffix}": value for k, value in means.items()}
+            metrics[f"retrieval/mean/recall{suffix}"] = float(np.mean(list(means.values())))
+    return metrics
+
+
+def retrieval_both(
+    u: Any,
+    v: Any,
+    samples_u: Sequence[Any],
+    samples_v: Sequence[Any],
+    names: tuple[str, str] = ("a", "b"),
+    ks: Sequence[int] = KS,
+    scorer: Scorer | None = None,
+    block: int | None = None,
+) -> dict[str, float]:
+    """`retrieval` both ways and `retrieval/mean/…` over the two."""
+    return describe_all(ranks_both(u, v, samples_u, samples_v, names, scorer, block), ks)
