@@ -11,12 +11,15 @@ TOKENS = (
 )  # fmt: skip
 CLS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 32
 STANDARD = "LAGVSERTIDPKQNFYMHWC"
+MASK_LETTER = "#"
+"""Stands for `<mask>` in a plain string, so that an augmentation can mask a residue before the chain is encoded."""
 
 _TOKEN_OF_BYTE = np.full(256, UNK, dtype=np.int64)
 for _index, _token in enumerate(TOKENS):
     if len(_token) == 1:
         _TOKEN_OF_BYTE[ord(_token)] = _index
         _TOKEN_OF_BYTE[ord(_token.lower())] = _index
+_TOKEN_OF_BYTE[ord(MASK_LETTER)] = MASK
 
 
 def encode(sequence: str) -> np.ndarray:
