@@ -1,4 +1,4 @@
-"""The raw items. A `protein-sequence` item is a plain string of one-letter codes, a `protein-structure` item a `Structure`.
+"""The raw items: a `protein-sequence` item is a plain string of one-letter codes, a `protein-structure` a `Structure`.
 
 One item is one chain, and position i of the string is row i of the coordinates.
 """

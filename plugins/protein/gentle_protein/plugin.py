@@ -20,8 +20,11 @@ from gentle_protein.tasks import config as tasks
 
 BOTH = (SEQUENCE, STRUCTURE)
 
-_CDCONV = "Fan, Wang, Yang, Kankanhalli. Continuous-Discrete Convolution for Geometry-Sequence Modeling in Proteins. ICLR 2023"
-_DEEPFRI = "Gligorijević et al. Structure-based protein function prediction using graph convolutional networks. Nature Communications 12, 2021"
+_CDCONV = "Fan et al. Continuous-Discrete Convolution for Geometry-Sequence Modeling in Proteins. ICLR 2023"
+_DEEPFRI = (
+    "Gligorijević et al. Structure-based protein function prediction using graph convolutional networks. "
+    "Nature Communications 12, 2021"
+)
 
 
 @hookimpl
@@ -43,8 +46,8 @@ def gentle_encoders() -> list[EncoderSpec]:
             parameters=esm2.parameters,
             summary="ESM-2 protein language model, all released sizes and a small one shipped with the package",
             licence="MIT",
-            citation="Lin et al. Evolutionary-scale prediction of atomic-level protein structure with a language model. "
-            "Science 379, 2023",
+            citation="Lin et al. Evolutionary-scale prediction of atomic-level protein structure with a language "
+            "model. Science 379, 2023",
         ),
         EncoderSpec(
             name="cdconv",
@@ -84,7 +87,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             config=datasets.CathConfig,
             target="gentle_protein.datasets.cath:build",
             summary="CATH 4.2 chains in the chain_set.jsonl layout",
-            citation="Ingraham, Garg, Barzilay, Jaakkola. Generative models for graph-based protein design. NeurIPS 2019",
+            citation="Ingraham et al. Generative models for graph-based protein design. NeurIPS 2019",
         ),
     ]
 
@@ -138,7 +141,7 @@ def gentle_tasks() -> list[TaskSpec]:
             config=tasks.FoldConfig,
             target="gentle_protein.tasks.classify:build_fold",
             summary="SCOP 1.75 fold accuracy of a linear probe and of the nearest neighbour",
-            citation="Hou, Adhikari, Cheng. DeepSF: deep convolutional neural network for mapping protein sequences to folds. "
+            citation="Hou et al. DeepSF: deep convolutional neural network for mapping protein sequences to folds. "
             "Bioinformatics 34, 2018",
         ),
         TaskSpec(
@@ -146,9 +149,9 @@ def gentle_tasks() -> list[TaskSpec]:
             modalities=BOTH,
             config=tasks.ReactionConfig,
             target="gentle_protein.tasks.classify:build_reaction",
-            summary="Accuracy over 384 enzyme-catalysed reaction classes of a linear probe and of the nearest neighbour",
-            citation="Hermosilla et al. Intrinsic-Extrinsic Convolution and Pooling for Learning on 3D Protein Structures. "
-            "ICLR 2021",
+            summary="Accuracy over 384 enzyme reaction classes of a linear probe and of the nearest neighbour",
+            citation="Hermosilla et al. Intrinsic-Extrinsic Convolution and Pooling for Learning on 3D Protein "
+            "Structures. ICLR 2021",
         ),
         TaskSpec(
             name="ec",
