@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import attrs
 import numpy as np
-from gentle_core.api import Augmentation, BuildContext
 
+from gentle_core.api import Augmentation, BuildContext
 from gentle_protein.alphabet import MASK_LETTER
 from gentle_protein.chain import MIN_RESIDUES, Structure
 

@@ -10,7 +10,6 @@ from gentle_core.api import (
     TaskSpec,
     hookimpl,
 )
-
 from gentle_protein import augment
 from gentle_protein.cdconv import config as cdconv
 from gentle_protein.chain import SEQUENCE, STRUCTURE
