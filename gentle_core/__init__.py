@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "run"]
 
 
-def run(recipe: str | Path | Recipe, *, out: str | Path | None = None, resume: str = "never", **overrides: Any) -> RunResult:
+def run(
+    recipe: str | Path | Recipe, *, out: str | Path | None = None, resume: str = "never", **overrides: Any
+) -> RunResult:
     """Run a recipe and return what came of it: the Python side of `gentle run`.
 
     Args:
