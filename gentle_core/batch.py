@@ -77,9 +77,15 @@ class AlignBatch:
 
         An id that occurs several times in a tower (two captions of one photograph) pairs in every combination.
         """
-        same = self.towers[a].ids[:, None] == self.towers[b].ids[None, :]
-        left, right = same.nonzero(as_tuple=True)
-        return left, right
+        import torch
+
+        ids, other = self.towers[a].ids, self.towers[b].ids
+        ordered, order = other.sort(stable=True)
+        first, last = torch.searchsorted(ordered, ids), torch.searchsorted(ordered, ids, right=True)
+        count = last - first
+        left = torch.arange(len(ids), device=ids.device).repeat_interleave(count)
+        within = torch.arange(len(left), device=ids.device) - (count.cumsum(0) - count)[left]
+        return left, order[first[left] + within]
 
 
 @attrs.frozen
@@ -148,6 +154,7 @@ class BuildContext:
         loss: build another registered loss by name, for compositions.
         dimensions: embedding dimension of each tower, for losses.
         pairs: tower pairs the recipe names, for losses.
+        load_weights: False when a saved model will fill in the weights: build the architecture, look for nothing.
     """
 
     cache_dir: Any
@@ -156,3 +163,4 @@ class BuildContext:
     loss: Callable[[str, Mapping[str, Any]], Any] | None = None
     dimensions: Mapping[str, int] = attrs.field(factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
+    load_weights: bool = True

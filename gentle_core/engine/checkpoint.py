@@ -72,7 +72,7 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         hashes = {}
-        files = {f"{part}.safetensors": _serialise(content) for part, content in tensors.items()}
+        files = {f"{part}.safetensors": serialise(content) for part, content in tensors.items()}
         files["state.json"] = json.dumps({**facts, "step": step}, indent=1).encode()
         for name, data in files.items():
             write_durably(partial / name, data)
@@ -91,7 +91,7 @@ def save_checkpoint(
     return target
 
 
-def _serialise(tensors: Mapping[str, Tensor]) -> bytes:
+def serialise(tensors: Mapping[str, Tensor]) -> bytes:
     """Each tensor as a copy of its own: safetensors refuses memory that two share."""
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 

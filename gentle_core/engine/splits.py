@@ -1,0 +1,126 @@
+"""The items of one split as the towers see them, with the features of frozen towers kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentle_core.batch import ItemIndex
+from gentle_core.data.features import FeatureStore, encode_all
+from gentle_core.data.streams import stream
+from gentle_core.engine.build import cache_folder
+from gentle_core.engine.progress import Display
+from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
+from gentle_core.errors import DataError
+
+
+@attrs.frozen(eq=False)
+class Embedded:
+    """A split's embeddings by tower, rows in the order of `items`."""
+
+    z: Mapping[str, Tensor]
+    items: Mapping[str, tuple[str, ...]]
+    samples: Mapping[str, tuple[str, ...]]
+    attributes: Mapping[str, Mapping[str, np.ndarray]]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Flat arrays for `embeddings/<split>.npz`."""
+        found: dict[str, np.ndarray] = {}
+        for tower, z in self.z.items():
+            found[f"{tower}.z"] = z.numpy().astype(np.float32)
+            found[f"{tower}.items"] = np.array(self.items[tower], dtype=str)
+            found[f"{tower}.samples"] = np.array(self.samples[tower], dtype=str)
+            found |= {f"{tower}.attr.{name}": np.asarray(v) for name, v in self.attributes[tower].items()}
+        return found
+
+
+def limited(index: Mapping[str, ItemIndex], limit: int, seed: int) -> dict[str, ItemIndex]:
+    """At most `limit` samples (0: all), a seeded draw that is the same for every modality."""
+    samples = sorted({sample for part in index.values() for sample in part.samples})
+    if not limit or len(samples) <= limit:
+        return dict(index)
+    chosen = {samples[i] for i in stream(seed, "evaluate").permutation(len(samples))[:limit]}
+    kept = {}
+    for modality, part in index.items():
+        rows = [i for i, sample in enumerate(part.samples) if sample in chosen]
+        kept[modality] = ItemIndex(
+            [part.items[i] for i in rows],
+            [part.samples[i] for i in rows],
+            {name: np.asarray(column)[rows] for name, column in part.attributes.items()},
+        )
+    return kept
+
+
+class Split:
+    """One split of a dataset for a given model. Features of frozen towers are computed once and held."""
+
+    def __init__(
+        self, dataset: Any, index: Mapping[str, ItemIndex], towers: Mapping[str, str], name: str, display: Display
+    ):
+        self.dataset, self.name, self.display = dataset, name, display
+        self.towers = dict(towers)
+        self.index = {tower: index.get(modality, ItemIndex(())) for tower, modality in towers.items()}
+        self._features: dict[str, Tensor] = {}
+
+    def load(self, tower: str, positions: Sequence[int]) -> list[Any]:
+        """Raw items at these positions of the tower's index."""
+        items = self.index[tower].items
+        return self.dataset.load(self.towers[tower], [items[p] for p in positions])
+
+    def features(self, model: AlignedModel, tower: str, positions: Sequence[int] | None = None) -> Tensor:
+        """Encoder features (n, W) in index order, by way of the disk cache where the tower is frozen.
+
+        With `positions` only these rows are computed; the others are zero.
+        """
+        if tower in self._features:
+            return self._features[tower]
+        wanted = list(range(len(self.index[tower]))) if positions is None else sorted(int(p) for p in positions)
+        encoder = model.tower(tower).encoder
+        frozen = model.tower(tower).frozen
+        store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}") if frozen else None
+        found = encode_all(
+            lambda items: model.encode(tower, items),
+            encoder.size,
+            lambda rows: self.load(tower, [wanted[r] for r in rows]),
+            len(wanted),
+            store=store,
+            budget=EVALUATION_BUDGET,
+            progress=self._progress(f"features of {self.name}/{tower}") if frozen else None,
+        )
+        self.display.stop()
+        if len(wanted) < len(self.index[tower]):
+            full = torch.zeros(len(self.index[tower]), encoder.width)
+            full[wanted] = found
+            found = full
+        if frozen:
+            self._features[tower] = found
+        return found
+
+    def _progress(self, name: str) -> Callable[[int, int], None]:
+        started = False
+
+        def tell(done: int, total: int) -> None:
+            nonlocal started
+            if not started:
+                self.display.start(name, total)
+                started = True
+            self.display.advance(done)
+
+        return tell
+
+    def embed(self, model: AlignedModel) -> Embedded:
+        """All items of the split through all towers."""
+        empty = [tower for tower, index in self.index.items() if not len(index)]
+        if empty:
+            raise DataError(f"split {self.name!r} has no items for tower {empty[0]!r}; leave it out of evaluate.splits")
+        return Embedded(
+            z={tower: model.head(tower, self.features(model, tower)) for tower in self.towers},
+            items={tower: index.items for tower, index in self.index.items()},
+            samples={tower: index.samples for tower, index in self.index.items()},
+            attributes={tower: index.attributes for tower, index in self.index.items()},
+        )
