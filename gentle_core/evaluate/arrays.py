@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Ids = Sequence[Any] | np.ndarray | Tensor
+"""Sample ids, one a row: strings or integers."""
+
 BLOCK_ENTRIES = 1 << 22
 """Entries of a streamed block of scores: 32 MiB in float64."""
 
@@ -33,7 +36,7 @@ def as_array(x: Any) -> np.ndarray:
     return np.asarray(x, dtype=np.float64)
 
 
-def match_codes(a: Sequence[Any], b: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def match_codes(a: Ids, b: Ids) -> tuple[np.ndarray, np.ndarray]:
     """Integer codes (m,), (n,) of two lists of sample ids; codes are equal exactly where the ids are."""
     number: dict[Any, int] = {}
     left = np.fromiter((number.setdefault(i, len(number)) for i in plain(a)), dtype=np.int64, count=len(a))
@@ -46,7 +49,7 @@ def plain(ids: Any) -> list[Any]:
     return ids.tolist() if isinstance(ids, np.ndarray | Tensor) else list(ids)
 
 
-def matched_rows(samples_a: Sequence[Any], samples_b: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def matched_rows(samples_a: Ids, samples_b: Ids) -> tuple[np.ndarray, np.ndarray]:
     """Row indices (n,), (n,) of the matched pairs of two towers, ordered by their row in the first.
 
     A sample with several items (five captions of a photograph) pairs in every combination.

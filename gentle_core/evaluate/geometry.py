@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gentle_core.evaluate.arrays import as_tensor, blocks, matched_rows
+from gentle_core.evaluate.arrays import Ids, as_tensor, blocks, matched_rows
 
 
 def modality_gap(u: Any, v: Any) -> float:
@@ -20,7 +19,7 @@ def modality_gap(u: Any, v: Any) -> float:
     return float((as_tensor(u).double().mean(dim=0) - as_tensor(v).double().mean(dim=0)).norm())
 
 
-def alignment(u: Any, v: Any, samples_u: Sequence[Any] | None = None, samples_v: Sequence[Any] | None = None) -> float:
+def alignment(u: Any, v: Any, samples_u: Ids | None = None, samples_v: Ids | None = None) -> float:
     """Mean squared distance of the matched pairs; 0 is best, 2 is what independent directions give.
 
     Rows pair by sample id, in every combination, or by position where no ids are given. NaN without a pair.

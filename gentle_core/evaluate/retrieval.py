@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentle_core.evaluate.arrays import as_tensor, blocks, match_codes, plain
+from gentle_core.evaluate.arrays import Ids, as_tensor, blocks, match_codes, plain
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """(b, d), (n, d) -> scores (b, n), higher is better. Rows are streamed, so one's scores must not depend on others."""
@@ -67,8 +67,8 @@ class Standings:
 def standings(
     u: Any,
     v: Any,
-    samples_u: Sequence[Any],
-    samples_v: Sequence[Any],
+    samples_u: Ids,
+    samples_v: Ids,
     scorer: Scorer | None = None,
     tolerance: float | None = None,
     block: int | None = None,
@@ -118,8 +118,8 @@ def largest_norm(z: Tensor) -> Tensor:
 def ranks(
     u: Any,
     v: Any,
-    samples_u: Sequence[Any],
-    samples_v: Sequence[Any],
+    samples_u: Ids,
+    samples_v: Ids,
     scorer: Scorer | None = None,
     tolerance: float | None = None,
     block: int | None = None,
@@ -194,8 +194,8 @@ def describe(found: Ranks, ks: Sequence[int] = KS, prefix: str = "a->b") -> dict
 def retrieval(
     u: Any,
     v: Any,
-    samples_u: Sequence[Any],
-    samples_v: Sequence[Any],
+    samples_u: Ids,
+    samples_v: Ids,
     ks: Sequence[int] = KS,
     scorer: Scorer | None = None,
     prefix: str = "a->b",
@@ -218,8 +218,8 @@ def flipped(scorer: Scorer | None) -> Scorer | None:
 def ranks_both(
     u: Any,
     v: Any,
-    samples_u: Sequence[Any],
-    samples_v: Sequence[Any],
+    samples_u: Ids,
+    samples_v: Ids,
     names: tuple[str, str] = ("a", "b"),
     scorer: Scorer | None = None,
     block: int | None = None,
@@ -253,8 +253,8 @@ def describe_all(found: Mapping[str, Ranks], ks: Sequence[int] = KS) -> dict[str
 def retrieval_both(
     u: Any,
     v: Any,
-    samples_u: Sequence[Any],
-    samples_v: Sequence[Any],
+    samples_u: Ids,
+    samples_v: Ids,
     names: tuple[str, str] = ("a", "b"),
     ks: Sequence[int] = KS,
     scorer: Scorer | None = None,
