@@ -1,0 +1,322 @@
+"""What the core itself brings, announced by the same hooks as any plugin's (owner "core"). Free of torch.
+
+The options of its losses live here, with what follows from them before anything is built.
+
+Besides its fields the config class of a loss may have, all optional:
+    `children()`: the registered losses that it builds, as `Child` entries;
+    `needs(lookup)`: what the batch must hold, where the options decide that; `lookup` maps a loss name to its spec;
+    `hints(paired_rows, rows)`: warnings about options that rarely make sense together.
+The module functions `needs` and `hints` ask any loss, with or without these methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from gentle_core.hookspecs import hookimpl
+from gentle_core.schedule import Schedule, always_zero, as_weight
+from gentle_core.specs import LossSpec
+
+Lookup = Callable[[str], LossSpec]
+Weight = float | Schedule
+
+MIN_SDD_ROWS = 128
+"""Below so many rows a tower, two samples of one distribution already differ by some 6e-3 in SDD."""
+
+
+def _between(low: float, high: float) -> Any:
+    return attrs.validators.and_(attrs.validators.ge(low), attrs.validators.le(high))
+
+
+@attrs.frozen(kw_only=True)
+class ClipConfig:
+    """Options of `core/clip`.
+
+    Attributes:
+        temperature: τ at the start; logits are cosines over τ.
+        learn_temperature: learn τ along with the model.
+        max_scale: largest 1/τ.
+        negatives: "paired": a pair's negatives are the other matched rows. "all": the unmatched rows as well; in a
+            shuffled pool some of them are mates in truth.
+    """
+
+    temperature: float = attrs.field(default=0.07, validator=attrs.validators.gt(0))
+    learn_temperature: bool = True
+    max_scale: float = attrs.field(default=100.0, validator=attrs.validators.gt(0))
+    negatives: Literal["paired", "all"] = attrs.field(
+        default="paired", validator=attrs.validators.in_(("paired", "all"))
+    )
+
+
+@attrs.frozen(kw_only=True)
+class SslConfig:
+    """Options of `core/ssl`.
+
+    Attributes:
+        temperature: fixed, and not that of the contrastive loss over pairs.
+        form: "ntxent" (both views against all other rows), "simcse" (first views against second views) or "eq7" (as
+            printed in the paper, the positive missing from the denominator).
+    """
+
+    temperature: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
+    form: Literal["ntxent", "simcse", "eq7"] = attrs.field(
+        default="ntxent", validator=attrs.validators.in_(("ntxent", "simcse", "eq7"))
+    )
+
+
+@attrs.frozen(kw_only=True)
+class MmdConfig:
+    """Options of `core/mmd`.
+
+    Attributes:
+        beta: "adversarial": the kernel weights ascend while the model descends. "fixed": they stay at `weights`.
+        weights: of the Gaussian and of the polynomial kernel (at the start); scaled to sum to 1.
+        floor: the least weight of a kernel under the adversary.
+        bandwidth: h of the Gaussian kernel exp(-|x-y|^2/(2h^2)); without it, the median distance in each batch.
+        degree, offset: p and c of the polynomial kernel ((x.y+c)/(1+c))^p.
+    """
+
+    beta: Literal["adversarial", "fixed"] = attrs.field(
+        default="adversarial", validator=attrs.validators.in_(("adversarial", "fixed"))
+    )
+    weights: tuple[float, float] = attrs.field(default=(0.5, 0.5), converter=tuple)
+    floor: float = attrs.field(default=0.05, validator=_between(0, 0.5))
+    bandwidth: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
+    degree: int = attrs.field(default=2, validator=attrs.validators.ge(1))
+    offset: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+
+    @weights.validator
+    def _on_the_simplex(self, _: Any, value: Sequence[float]) -> None:
+        if len(value) != 2 or min(value) < 0 or sum(value) <= 0:
+            raise ValueError(f"weights={value!r}: give two numbers, not negative and not both 0")
+
+
+@attrs.frozen(kw_only=True)
+class SddConfig:
+    """Options of `core/sdd`.
+
+    Attributes:
+        bandwidth: b, the width of the density kernel in units of a set's standard deviation.
+        normalise: compare densities normalised over the points; False compares raw densities, which see a gap
+            between the modalities.
+        exclude_self: leave a point itself out of the density of its own set.
+        detach_target: a set's density under itself is a constant target.
+    """
+
+    bandwidth: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    normalise: bool = True
+    exclude_self: bool = False
+    detach_target: bool = False
+
+    def hints(self, paired_rows: int | None = None, rows: int | None = None) -> list[str]:
+        if rows is not None and rows < MIN_SDD_ROWS:
+            return [
+                f"SDD sees only {rows} rows of a tower in a batch: two samples of one distribution then differ by "
+                f"about {0.75 / max(rows, 1):.1g} already; raise train.paired_rows or train.unpaired_rows "
+                f"to {MIN_SDD_ROWS} or more in sum"
+            ]
+        return []
+
+
+@attrs.frozen(kw_only=True)
+class Child:
+    """A registered loss inside another one: the option it comes from, its name, its own options, its weight."""
+
+    key: str
+    use: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    weight: Weight = 1.0
+
+
+def _child(key: str, table: Mapping[str, Any], default: str | None, weight: Weight) -> Child:
+    options = dict(table)
+    use = options.pop("use", default)
+    if not isinstance(use, str):
+        raise ValueError(f"{key}: name a loss with `use`")
+    return Child(key=key, use=use, options=options, weight=weight)
+
+
+@attrs.frozen(kw_only=True)
+class GentleConfig:
+    """Options of `core/gentle`: alpha (CLIP + mu SSL) + delta MMD + eta SDD, Eqs. 8 and 9 of the paper.
+
+    A weight is a number or a table { start, end, steps, shape }. What weighs 0 throughout is neither built nor
+    computed, and asks nothing of the batch.
+
+    Attributes:
+        alpha: weight of the contrastive and self-supervised part.
+        mu: weight of the self-supervised loss of each tower, within that part.
+        delta: weight of MK-MMD.
+        eta: weight of SDD.
+        clip, ssl, mmd, sdd: options of the four losses; `use` puts another registered loss in a place.
+    """
+
+    alpha: float | Schedule = attrs.field(default=1.0, converter=as_weight)
+    mu: float | Schedule = attrs.field(default=0.15, converter=as_weight)
+    delta: float | Schedule = attrs.field(default=0.3, converter=as_weight)
+    eta: float | Schedule = attrs.field(default=1.0, converter=as_weight)
+    clip: Mapping[str, Any] = attrs.field(factory=dict)
+    ssl: Mapping[str, Any] = attrs.field(factory=dict)
+    mmd: Mapping[str, Any] = attrs.field(factory=dict)
+    sdd: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def children(self) -> list[Child]:
+        """The parts whose weight is not 0 throughout. The weight of "ssl" is still to be multiplied by alpha."""
+        alive = {
+            "clip": (self.alpha, not always_zero(self.alpha)),
+            "ssl": (self.mu, not always_zero(self.alpha) and not always_zero(self.mu)),
+            "mmd": (self.delta, not always_zero(self.delta)),
+            "sdd": (self.eta, not always_zero(self.eta)),
+        }
+        return [
+            _child(key, getattr(self, key), f"core/{key}", weight) for key, (weight, needed) in alive.items() if needed
+        ]
+
+    def needs(self, lookup: Lookup) -> frozenset[str]:
+        # Without a single pair the contrastive part is 0 and the rest goes on: pairs are wanted, not needed.
+        return _needs_of(self.children(), lookup) - {"pairs"}
+
+    def hints(self, paired_rows: int | None = None, rows: int | None = None) -> list[str]:
+        found = []
+        if not always_zero(self.eta) and self.sdd.get("normalise", True):
+            if always_zero(self.delta) and paired_rows == 0:
+                found.append(
+                    "eta > 0 with delta = 0 and no pairs: SDD cannot see a gap between the modalities, and nothing "
+                    "else closes it; give delta a value or pair some samples"
+                )
+            if always_zero(self.mu) or always_zero(self.alpha):
+                found.append(
+                    "eta > 0 with mu = 0: SDD without the self-supervised loss lowered results in the paper's own "
+                    "ablation (Table 4); give mu a value, 0.15 for instance"
+                )
+        if not always_zero(self.alpha) and paired_rows == 0:
+            found.append("alpha > 0 but no pairs: the contrastive loss over pairs is 0 at every step")
+        return found
+
+
+@attrs.frozen(kw_only=True)
+class SumConfig:
+    """Options of `core/sum`.
+
+    Attributes:
+        terms: tables { use, weight, … }: a registered loss, its weight (a number or a schedule; 1 by default), its
+            options.
+    """
+
+    terms: tuple[Mapping[str, Any], ...] = attrs.field(converter=tuple, validator=attrs.validators.min_len(1))
+
+    def children(self) -> list[Child]:
+        """The terms whose weight is not 0 throughout."""
+        found = []
+        for i, table in enumerate(self.terms):
+            options = dict(table)
+            weight = as_weight(options.pop("weight", 1.0))
+            if not always_zero(weight):
+                found.append(_child(f"terms[{i}]", options, None, weight))
+        return found
+
+    def needs(self, lookup: Lookup) -> frozenset[str]:
+        return _needs_of(self.children(), lookup)
+
+
+def _needs_of(children: Sequence[Child], lookup: Lookup) -> frozenset[str]:
+    found: frozenset[str] = frozenset()
+    for child in children:
+        spec = lookup(child.use)
+        found |= needs(spec, _config(spec, child.options), lookup)
+    return found
+
+
+def _config(spec: LossSpec, options: Mapping[str, Any]) -> Any:
+    """The typed options, or None where they cannot be had in this plain way (a wrong option is reported elsewhere)."""
+    try:
+        return spec.config(**options)
+    except (TypeError, ValueError):
+        return None
+
+
+def needs(spec: LossSpec, config: Any, lookup: Lookup) -> frozenset[str]:
+    """What a loss with these options must find in the batch ("views", "pairs", …)."""
+    ask = getattr(config, "needs", None)
+    return ask(lookup) if callable(ask) else frozenset(spec.needs)
+
+
+def hints(
+    spec: LossSpec, config: Any, lookup: Lookup, *, paired_rows: int | None = None, rows: int | None = None
+) -> list[str]:
+    """Warnings about a loss and its children.
+
+    Args:
+        paired_rows: matched rows in a global batch, if known.
+        rows: rows of the tower with the fewest in a global batch, if known.
+    """
+    ask, parts = getattr(config, "hints", None), getattr(config, "children", None)
+    found = list(ask(paired_rows, rows)) if callable(ask) else []
+    for child in parts() if callable(parts) else ():
+        of_child = lookup(child.use)
+        found += hints(of_child, _config(of_child, child.options), lookup, paired_rows=paired_rows, rows=rows)
+    return found
+
+
+_GENTLE_CLIP = "Song et al. 2024, Gentle-CLIP"
+
+
+@hookimpl
+def gentle_losses() -> Iterable[LossSpec]:
+    return [
+        LossSpec(
+            name="clip",
+            config=ClipConfig,
+            target="gentle_core.losses.clip:build",
+            summary="Symmetric contrastive loss over matched pairs, temperature learned",
+            needs=frozenset({"pairs"}),
+            scope="rows",
+            citation="Radford et al. 2021, arXiv:2103.00020",
+        ),
+        LossSpec(
+            name="ssl",
+            config=SslConfig,
+            target="gentle_core.losses.ssl:build",
+            summary="Self-supervised contrastive loss between two views, in each tower",
+            needs=frozenset({"views"}),
+            scope="rows",
+            min_modalities=1,
+            same_dimension=False,
+            citation="Chen et al. 2020, arXiv:2002.05709",
+        ),
+        LossSpec(
+            name="mmd",
+            config=MmdConfig,
+            target="gentle_core.losses.mmd:build",
+            summary="Maximum mean discrepancy between the modalities, Gaussian and polynomial kernel",
+            scope="global",
+            citation="Gretton et al. 2012, JMLR 13",
+        ),
+        LossSpec(
+            name="sdd",
+            config=SddConfig,
+            target="gentle_core.losses.density:build",
+            summary="Semantic density distribution loss between the modalities",
+            scope="global",
+            citation=_GENTLE_CLIP,
+        ),
+        LossSpec(
+            name="sum",
+            config=SumConfig,
+            target="gentle_core.losses.compose:build_sum",
+            summary="Weighted, scheduled sum of registered losses",
+            scope="global",
+            min_modalities=1,
+        ),
+        LossSpec(
+            name="gentle",
+            config=GentleConfig,
+            target="gentle_core.losses.compose:build_gentle",
+            summary="Gentle-CLIP's whole objective: pairs, views, MMD and SDD together",
+            scope="global",
+            citation=_GENTLE_CLIP,
+        ),
+    ]

@@ -1,0 +1,25 @@
+"""The objectives. The functions work on plain tensors; the components behind `core/...` wrap them.
+
+Names are loaded when they are first used, so that a component's options can be read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gentle_core.losses.clip import clip_loss
+    from gentle_core.losses.density import sdd
+    from gentle_core.losses.mmd import mk_mmd
+    from gentle_core.losses.ssl import ssl_loss
+
+__all__ = ["clip_loss", "mk_mmd", "sdd", "ssl_loss"]
+
+_HOME = {"clip_loss": "clip", "mk_mmd": "mmd", "sdd": "density", "ssl_loss": "ssl"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"gentle_core.losses.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'gentle_core.losses' has no attribute {name!r}")

@@ -1,0 +1,99 @@
+"""Compositions of registered losses: a weighted sum, and Gentle (Eqs. 8 and 9 of Gentle-CLIP)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut, ParamGroups
+from gentle_core.builtin import Child, GentleConfig, SumConfig
+from gentle_core.errors import ComponentError
+from gentle_core.losses.precision import nothing
+from gentle_core.modules import LossModule
+from gentle_core.schedule import weight_at
+
+
+class Composite(LossModule):
+    """Registered losses, each with a weight that may follow a schedule.
+
+    Parameters, `post_step` and the scorer of the children pass through.
+    """
+
+    def __init__(self, children: Sequence[Child], context: BuildContext):
+        super().__init__()
+        if context.loss is None:
+            raise ComponentError("a composed loss builds its parts through BuildContext.loss, which is missing here")
+        self.plan = tuple(children)
+        self._parts = nn.ModuleList([context.loss(child.use, child.options) for child in self.plan])
+
+    @property
+    def parts(self) -> list[LossModule]:
+        """The losses that are not 0 throughout, in the order of `plan`."""
+        return list(self._parts)  # type: ignore[arg-type]
+
+    def weights(self, ctx: LossContext) -> list[float]:
+        """The weight of each child at this step."""
+        return [weight_at(child.weight, ctx.step, ctx.steps) for child in self.plan]
+
+    def forward(self, batch: AlignBatch, ctx: LossContext) -> LossOut:
+        total = LossOut(nothing(*(rows.z for rows in batch.towers.values())))
+        objective, exact = total.loss.detach(), True
+        for i, (part, weight) in enumerate(zip(self.parts, self.weights(ctx), strict=True)):
+            out = part(batch, ctx)
+            total.loss = total.loss + weight * out.loss
+            objective = objective + weight * (out.loss if out.objective is None else out.objective).detach()
+            exact = exact and out.objective is None
+            # A child may name no terms; and two children of one kind must not overwrite each other's.
+            terms = out.terms or {self.plan[i].use.rpartition("/")[2]: out.loss}
+            renamed = {name: f"{name}.{i}" if name in total.terms else name for name in terms}
+            total.terms |= {renamed[name]: value for name, value in terms.items()}
+            total.weights |= {renamed[name]: weight * out.weights.get(name, 1.0) for name in terms}
+            total.counts |= {renamed.get(name, name): count for name, count in out.counts.items()}
+            total.logs |= {f"{name}.{i}" if name in total.logs else name: value for name, value in out.logs.items()}
+        total.objective = None if exact else objective
+        return total
+
+    def param_groups(self) -> ParamGroups:
+        groups = ParamGroups()
+        for part in self.parts:
+            of_part = part.param_groups()
+            groups.min += of_part.min
+            groups.max += of_part.max
+            groups.own += of_part.own
+        return groups
+
+    def post_step(self, ctx: LossContext) -> None:
+        for part in self.parts:
+            part.post_step(ctx)
+
+    def scorer(self) -> Any:
+        return next((scorer for part in self.parts if (scorer := part.scorer()) is not None), None)
+
+
+class Gentle(Composite):
+    """`core/gentle`: α(L_CL + μ Σ L_SSL) + δ L_MK-MMD + η L_SDD."""
+
+    def __init__(self, config: GentleConfig, context: BuildContext):
+        self.config = config
+        super().__init__(config.children(), context)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What these options need beyond rows: "views" where the self-supervised part is on at any time."""
+        own: frozenset[str] = frozenset({"views"} if any(child.key == "ssl" for child in self.plan) else ())
+        return own
+
+    def weights(self, ctx: LossContext) -> list[float]:
+        alpha = weight_at(self.config.alpha, ctx.step, ctx.steps)
+        weights = super().weights(ctx)
+        return [alpha * w if child.key == "ssl" else w for child, w in zip(self.plan, weights, strict=True)]
+
+
+def build_sum(config: SumConfig, context: BuildContext) -> Composite:
+    return Composite(config.children(), context)
+
+
+def build_gentle(config: GentleConfig, context: BuildContext) -> Gentle:
+    return Gentle(config, context)
