@@ -178,9 +178,9 @@ class Trainer:
         record = {
             "step": self.step,
             "what": what,
-            "loss": float(out.loss),
-            "gradient_norm": float(norm),
-            "terms": {name: float(term) for name, term in out.terms.items()},
+            "loss": out.loss.item(),
+            "gradient_norm": norm.item(),
+            "terms": {name: term.item() for name, term in out.terms.items()},
             "items": {tower: given.items for tower, given in inputs.items()},
         }
         path = self.run.path / "nonfinite.json"
@@ -196,17 +196,17 @@ class Trainer:
     ) -> dict[str, Any]:
         out = result.out
         rows = sum(len(given.items) for given in inputs.values())
-        values: dict[str, Any] = {"loss": float(out.loss)}
+        values: dict[str, Any] = {"loss": out.loss.item()}
         if out.objective is not None:
-            values["objective"] = float(out.objective)
-        values |= {name: float(term) for name, term in out.terms.items()}
+            values["objective"] = out.objective.item()
+        values |= {name: term.item() for name, term in out.terms.items()}
         values |= {f"weight/{name}": float(weight) for name, weight in out.weights.items()}
         values |= {f"grad_norm/{name}": value for name, value in result.term_gradients.items()}
         values |= {f"rows/{name}": count for name, count in out.counts.items()}
         values |= _flat(out.logs)
         values |= {
             "learning_rate": rate,
-            "grad_norm": float(norm),
+            "grad_norm": norm.item(),
             "rows_per_second": rows / max(seconds, 1e-9),
             "data_wait": waited / max(seconds, 1e-9),
         }

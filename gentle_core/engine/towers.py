@@ -86,8 +86,9 @@ class Tower(nn.Module):
             return self.encoder(inputs)
 
     def forward(self, inputs: Any, cached: bool = False) -> Tensor:
-        """Collated inputs (or cached features) to projections (B, D), float32."""
-        return self.head(inputs if cached else self.features(inputs)).float()
+        """Collated inputs (or cached features) to projections (B, D), float32 or wider."""
+        projections_BD = self.head(inputs if cached else self.features(inputs))
+        return projections_BD.float() if projections_BD.element_size() < 4 else projections_BD
 
 
 class AlignedModel(nn.Module):

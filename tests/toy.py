@@ -1,0 +1,143 @@
+"""A plugin for tests: three modalities of small vectors that describe the same points, with tiny encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from gentle_core.api import (
+    AugmentationSpec,
+    BuildContext,
+    DatasetSpec,
+    EncoderSpec,
+    ItemIndex,
+    ModalitySpec,
+    hookimpl,
+)
+
+MODALITIES = ("toy-a", "toy-b", "toy-c")
+
+
+@attrs.frozen
+class PointsConfig:
+    count: int = 96
+    held_out: int = 24
+    extra_a: int = 0
+    nan_at: int = -1
+    seed: int = 0
+
+
+@attrs.frozen
+class MlpConfig:
+    width: int = 16
+    dropout: float = 0.0
+    norm: bool = False
+
+
+@attrs.frozen
+class NoiseConfig:
+    sigma: float = 0.1
+
+
+class Points:
+    """`count` training points seen through three fixed random maps; modality A has `extra_a` points without a mate."""
+
+    def __init__(self, config: PointsConfig):
+        self.config = config
+        rng = np.random.default_rng(config.seed)
+        total = config.count + 2 * config.held_out + config.extra_a
+        hidden = rng.normal(size=(total, 5))
+        self.values = {
+            name: (hidden @ rng.normal(size=(5, 8)) + 0.05 * rng.normal(size=(total, 8))).astype(np.float32)
+            for name in MODALITIES
+        }
+        if config.nan_at >= 0:
+            self.values["toy-a"][config.nan_at] = np.nan
+
+    def index(self, split: str) -> Mapping[str, ItemIndex]:
+        c = self.config
+        start = {"train": 0, "val": c.count, "test": c.count + c.held_out}[split]
+        stop = start + (c.count if split == "train" else c.held_out)
+        found = {}
+        for name in MODALITIES:
+            rows = list(range(start, stop))
+            if name == "toy-a" and split == "train":
+                rows += range(c.count + 2 * c.held_out, c.count + 2 * c.held_out + c.extra_a)
+            size = np.array([10 + r % 7 for r in rows])
+            found[name] = ItemIndex([f"p{r}" for r in rows], attributes={"length": size})
+        return found
+
+    def load(self, modality: str, items: Sequence[str]) -> list[Any]:
+        return [self.values[modality][int(item[1:])] for item in items]
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"source": "made by the tests", "shortcuts": ["length"]}
+
+
+def build_points(config: PointsConfig, context: BuildContext) -> Points:
+    return Points(config)
+
+
+def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
+    import torch
+    from gentle_core.api import EncoderModule
+
+    class Mlp(EncoderModule):
+        width = config.width
+
+        def __init__(self) -> None:
+            super().__init__()
+            norm = [torch.nn.BatchNorm1d(32)] if config.norm else []
+            self.layers = torch.nn.Sequential(
+                torch.nn.Linear(8, 32), *norm, torch.nn.Tanh(), torch.nn.Dropout(config.dropout),
+                torch.nn.Linear(32, config.width),
+            )  # fmt: skip
+
+        def collate(self, items: Sequence[Any]) -> Any:
+            return {"x": torch.from_numpy(np.stack(items))}
+
+        def forward(self, inputs: Any) -> Any:
+            return self.layers(inputs["x"])
+
+    return Mlp()
+
+
+def build_noise(config: NoiseConfig, context: BuildContext) -> Any:
+    return lambda item, rng: item + config.sigma * rng.normal(size=item.shape).astype(np.float32)
+
+
+@hookimpl
+def gentle_modalities() -> list[ModalitySpec]:
+    return [ModalitySpec(name=name, summary="Vectors for tests") for name in MODALITIES]
+
+
+@hookimpl
+def gentle_datasets() -> list[DatasetSpec]:
+    return [
+        DatasetSpec(
+            name="points", modalities=MODALITIES, config=PointsConfig, target=f"{__name__}:build_points",
+            summary="Points seen three ways",
+        )
+    ]  # fmt: skip
+
+
+@hookimpl
+def gentle_encoders() -> list[EncoderSpec]:
+    return [
+        EncoderSpec(
+            name=f"mlp-{name[-1]}", modality=name, config=MlpConfig, target=f"{__name__}:build_mlp", summary="Tiny MLP"
+        )
+        for name in MODALITIES
+    ]
+
+
+@hookimpl
+def gentle_augmentations() -> list[AugmentationSpec]:
+    return [
+        AugmentationSpec(
+            name="noise", modalities=MODALITIES, config=NoiseConfig, target=f"{__name__}:build_noise",
+            summary="Gaussian noise",
+        )
+    ]  # fmt: skip
