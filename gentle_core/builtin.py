@@ -27,6 +27,10 @@ MIN_SDD_ROWS = 128
 """Below so many rows a tower, two samples of one distribution already differ by some 6e-3 in SDD."""
 
 
+UNPAIRED = frozenset({"unpaired"})
+"""A need that is no condition: the loss makes use of unmatched rows where there are any."""
+
+
 def _between(low: float, high: float) -> Any:
     return attrs.validators.and_(attrs.validators.ge(low), attrs.validators.le(high))
 
@@ -49,6 +53,9 @@ class ClipConfig:
     negatives: Literal["paired", "all"] = attrs.field(
         default="paired", validator=attrs.validators.in_(("paired", "all"))
     )
+
+    def needs(self, lookup: Lookup) -> frozenset[str]:
+        return frozenset({"pairs"}) | (UNPAIRED if self.negatives == "all" else frozenset())
 
 
 @attrs.frozen(kw_only=True)
@@ -239,7 +246,7 @@ def _config(spec: LossSpec, options: Mapping[str, Any]) -> Any:
 
 
 def needs(spec: LossSpec, config: Any, lookup: Lookup) -> frozenset[str]:
-    """What a loss with these options must find in the batch ("views", "pairs", …)."""
+    """What a loss with these options must find in the batch ("views", "pairs", …), or uses if it is there ("unpaired")."""
     ask = getattr(config, "needs", None)
     return ask(lookup) if callable(ask) else frozenset(spec.needs)
 
@@ -281,7 +288,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             config=SslConfig,
             target="gentle_core.losses.ssl:build",
             summary="Self-supervised contrastive loss between two views, in each tower",
-            needs=frozenset({"views"}),
+            needs=frozenset({"views", "unpaired"}),
             scope="rows",
             min_modalities=1,
             same_dimension=False,
@@ -291,6 +298,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             name="mmd",
             config=MmdConfig,
             target="gentle_core.losses.mmd:build",
+            needs=UNPAIRED,
             summary="Maximum mean discrepancy between the modalities, Gaussian and polynomial kernel",
             scope="global",
             citation="Gretton et al. 2012, JMLR 13",
@@ -299,6 +307,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             name="sdd",
             config=SddConfig,
             target="gentle_core.losses.density:build",
+            needs=UNPAIRED,
             summary="Semantic density distribution loss between the modalities",
             scope="global",
             citation=_GENTLE_CLIP,

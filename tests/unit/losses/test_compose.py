@@ -176,15 +176,18 @@ def test_a_composition_inside_a_composition(unit):
 def test_needs_follow_from_the_options():
     lookup = SPECS.__getitem__
     gentle = SPECS["core/gentle"]
-    assert needs(gentle, GentleConfig(), lookup) == {"views"}
-    assert needs(gentle, GentleConfig(mu=0), lookup) == set()
-    assert needs(gentle, GentleConfig(alpha=0), lookup) == set()
-    assert needs(gentle, GentleConfig(alpha={"start": 0, "end": 1}), lookup) == {"views"}
+    assert needs(gentle, GentleConfig(), lookup) == {"views", "unpaired"}
+    assert needs(gentle, GentleConfig(mu=0), lookup) == {"unpaired"}
+    assert needs(gentle, GentleConfig(alpha=0, delta=0, eta=1), lookup) == {"unpaired"}
+    assert needs(gentle, GentleConfig(mu=0, delta=0, eta=0), lookup) == set()
+    assert needs(gentle, GentleConfig(mu=0, delta=0, eta=0, clip={"negatives": "all"}), lookup) == {"unpaired"}
+    assert needs(gentle, GentleConfig(alpha={"start": 0, "end": 1}), lookup) == {"views", "unpaired"}
     foreign = LossSpec(name="raw", target="a:b", summary="", needs={"labels"})
     both = {**SPECS, "other/raw": foreign}.__getitem__
-    assert needs(gentle, GentleConfig(mmd={"use": "other/raw"}), both) == {"views", "labels"}
+    assert needs(gentle, GentleConfig(mmd={"use": "other/raw"}), both) == {"views", "unpaired", "labels"}
     assert needs(SPECS["core/sum"], SumConfig(terms=[{"use": "core/clip"}, {"use": "core/ssl"}]), lookup) == {
         "pairs",
+        "unpaired",
         "views",
     }
     assert needs(foreign, None, lookup) == {"labels"}
