@@ -246,7 +246,7 @@ def _config(spec: LossSpec, options: Mapping[str, Any]) -> Any:
 
 
 def needs(spec: LossSpec, config: Any, lookup: Lookup) -> frozenset[str]:
-    """What a loss with these options must find in the batch ("views", "pairs", …), or uses if it is there ("unpaired")."""
+    """What a loss with these options must find in a batch ("views", …), or uses where there is any ("unpaired")."""
     ask = getattr(config, "needs", None)
     return ask(lookup) if callable(ask) else frozenset(spec.needs)
 

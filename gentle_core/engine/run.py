@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 import torch
 
+from gentle_core.builtin import needs
 from gentle_core.data.loader import StepDataset, TowerSource
 from gentle_core.data.pools import Pools, make_pools
 from gentle_core.data.rows import RowPlan, rows_per_batch
@@ -26,9 +27,8 @@ from gentle_core.engine.progress import Display
 from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
 from gentle_core.engine.towers import AlignedModel
-from gentle_core.evaluate.examples import neighbour_examples
 from gentle_core.errors import DataError, GentleError, Interrupted, RecipeError
-from gentle_core.losses.config import needs
+from gentle_core.evaluate.examples import neighbour_examples
 from gentle_core.recipe.load import Resolved, differences
 from gentle_core.recipe.model import Recipe
 
