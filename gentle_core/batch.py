@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,6 +10,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
 
 @attrs.frozen
@@ -23,13 +27,13 @@ class ItemIndex:
         attributes: per-item columns of the same length: "length" (residues), "label", … .
     """
 
-    items: tuple[str, ...] = attrs.field(converter=tuple)
-    samples: tuple[str, ...] = attrs.field(converter=lambda s: None if s is None else tuple(s), default=None)
+    items: tuple[str, ...] = attrs.field(converter=_names)
+    samples: tuple[str, ...] = attrs.field(
+        converter=_names, default=attrs.Factory(lambda self: self.items, takes_self=True)
+    )
     attributes: Mapping[str, np.ndarray] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        if self.samples is None:
-            object.__setattr__(self, "samples", self.items)
         if len(self.samples) != len(self.items):
             raise ValueError(f"{len(self.items)} items but {len(self.samples)} sample ids")
         for name, column in self.attributes.items():
