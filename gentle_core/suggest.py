@@ -27,4 +27,6 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     options = list(dict.fromkeys(options))
     if close := close_to(word, options):
         return f" — did you mean {listed(close)}?"
-    return f"; there is {listed(sorted(options), 'and')}" if 0 < len(options) <= 8 else ""
+    if not 0 < len(options) <= 8:
+        return ""
+    return f"; there {'is' if len(options) == 1 else 'are'} {listed(sorted(options), 'and')}"

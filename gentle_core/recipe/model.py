@@ -6,10 +6,53 @@ the component that `use` names; the latter are parsed into the component's confi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
+from attrs.validators import optional
+
+_SPLITS = ("train", "val", "test")
+
+
+def _at_least(low: float) -> Any:
+    """A finite number, `low` or more."""
+
+    def check(_: Any, __: attrs.Attribute[Any], value: float) -> None:
+        if not (math.isfinite(value) and value >= low):
+            raise ValueError(f"must be {low} or more{'' if math.isfinite(value) else ' and finite'}, not {value}")
+
+    return check
+
+
+def _above_0(_: Any, __: attrs.Attribute[Any], value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"must be above 0{'' if math.isfinite(value) else ' and finite'}, not {value}")
+
+
+def _below_1(_: Any, __: attrs.Attribute[Any], value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"must be from 0 to below 1, not {value}")
+
+
+def _share_or_count(_: Any, __: attrs.Attribute[Any], value: float) -> None:
+    if isinstance(value, float) and not 0 <= value <= 1:
+        raise ValueError(f"must be a share from 0.0 to 1.0, or an integer for a count, not {value}")
+    if value < 0:
+        raise ValueError(f"must be 0 or more, not {value}")
+
+
+def _device(_: Any, __: attrs.Attribute[str], value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError(f"must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {value!r}")
+
+
+def _splits(_: Any, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    for split in value:
+        if split not in _SPLITS or list(value).count(split) > 1:
+            raise ValueError(f"must name 'train', 'val' or 'test', each at most once, not {list(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -32,9 +75,9 @@ class DatasetTable(Component):
         unpaired: share or count of the remaining samples that go into the pools.
     """
 
-    paired: float | int = 1.0
+    paired: float | int = attrs.field(default=1.0, validator=_share_or_count)
     pool: Literal["shuffled", "disjoint"] = "shuffled"
-    unpaired: float | int = 1.0
+    unpaired: float | int = attrs.field(default=1.0, validator=_share_or_count)
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +90,7 @@ class EncoderTable(Component):
     """
 
     freeze: bool = False
-    learning_rate: float | None = None
+    learning_rate: float | None = attrs.field(default=None, validator=optional(_above_0))
 
 
 @attrs.frozen(kw_only=True)
@@ -62,10 +105,10 @@ class HeadTable:
         dropout_input: dropout on the features that enter the head.
     """
 
-    dimension: int = 128
-    hidden: int = 256
-    dropout: float = 0.1
-    dropout_input: float = 0.0
+    dimension: int = attrs.field(default=128, validator=_at_least(1))
+    hidden: int = attrs.field(default=256, validator=_at_least(0))
+    dropout: float = attrs.field(default=0.1, validator=_below_1)
+    dropout_input: float = attrs.field(default=0.0, validator=_below_1)
     standardize: bool = True
 
 
@@ -118,28 +161,28 @@ class TrainTable:
         workers: loader processes; 0 loads in the training process. Results do not depend on it.
     """
 
-    steps: int | None = None
-    epochs: float | None = None
-    batch_size: int = 64
-    paired_rows: int | None = None
-    unpaired_rows: int | None = None
-    proportional: int | None = None
-    seed: int = 0
-    learning_rate: float = 1e-3
-    encoder_learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    steps: int | None = attrs.field(default=None, validator=optional(_at_least(1)))
+    epochs: float | None = attrs.field(default=None, validator=optional(_above_0))
+    batch_size: int = attrs.field(default=64, validator=_at_least(2))
+    paired_rows: int | None = attrs.field(default=None, validator=optional(_at_least(0)))
+    unpaired_rows: int | None = attrs.field(default=None, validator=optional(_at_least(0)))
+    proportional: int | None = attrs.field(default=None, validator=optional(_at_least(2)))
+    seed: int = attrs.field(default=0, validator=_at_least(0))
+    learning_rate: float = attrs.field(default=1e-3, validator=_above_0)
+    encoder_learning_rate: float = attrs.field(default=1e-4, validator=_above_0)
+    weight_decay: float = attrs.field(default=0.01, validator=_at_least(0))
+    warmup: float = attrs.field(default=0.1, validator=_at_least(0))
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: float = 1.0
-    accumulate: int = 1
+    clip: float = attrs.field(default=1.0, validator=_at_least(0))
+    accumulate: int = attrs.field(default=1, validator=_at_least(1))
     precision: Literal["float32", "bfloat16"] = "float32"
-    adversary_rate: float = 1e-2
-    evaluate_every: int = 0
-    save_every: int = 0
-    log_every: int = 10
-    keep_last: int = 2
+    adversary_rate: float = attrs.field(default=1e-2, validator=_above_0)
+    evaluate_every: int = attrs.field(default=0, validator=_at_least(0))
+    save_every: int = attrs.field(default=0, validator=_at_least(0))
+    log_every: int = attrs.field(default=10, validator=_at_least(0))
+    keep_last: int = attrs.field(default=2, validator=_at_least(1))
     select: str = ""
-    workers: int = 0
+    workers: int = attrs.field(default=0, validator=_at_least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -147,8 +190,8 @@ class EngineTable:
     """`[engine]`: the back end and the device ("auto": CUDA, then MPS, then CPU). `threads` 0 leaves torch's choice."""
 
     use: Literal["local"] = "local"
-    device: str = "auto"
-    threads: int = 0
+    device: str = attrs.field(default="auto", validator=_device)
+    threads: int = attrs.field(default=0, validator=_at_least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -160,8 +203,8 @@ class EvaluateTable:
         limit: largest retrieval pool (a seeded draw); 0 for all items.
     """
 
-    splits: tuple[str, ...] = ("val", "test")
-    limit: int = 0
+    splits: tuple[str, ...] = attrs.field(default=("val", "test"), validator=_splits)
+    limit: int = attrs.field(default=0, validator=_at_least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -182,7 +225,7 @@ class ReportTable:
     """`[report]`: `map` is the method of the 2-D map, `examples` how many nearest-neighbour examples are shown."""
 
     map: Literal["pca", "tsne", "none"] = "pca"
-    examples: int = 6
+    examples: int = attrs.field(default=6, validator=_at_least(0))
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,240 @@
+"""What must hold between the tables of a recipe. Each check adds to the findings and raises nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator
+
+from gentle_core.catalog import Entry
+from gentle_core.recipe.draft import Draft
+from gentle_core.recipe.lines import KeyPath
+from gentle_core.suggest import close_to, did_you_mean, listed
+
+PROVIDED = frozenset({"pairs", "unpaired", "views", "raw"})
+"""What the training loop puts into a batch."""
+
+
+def check(draft: Draft) -> None:
+    """All checks over tables."""
+    for one in CHECKS:
+        one(draft)
+
+
+def components(draft: Draft) -> Iterator[tuple[KeyPath, Entry]]:
+    """Every component that was found, with the path of its table."""
+    parts = [draft.dataset, draft.objective]
+    for tower in draft.towers.values():
+        parts += [tower.encoder, *tower.augment]
+    for part in parts:
+        if part.entry is not None:
+            yield part.path, part.entry
+
+
+def required_distributions(draft: Draft) -> None:
+    """Plugins that the recipe asks for, and packages that its components ask for, must be installed."""
+    known = {n for p in draft.catalog.plugins if p.components for n in (p.owner, p.distribution)}
+    for number, name in enumerate(draft.fields.get("plugins", ())):
+        if re.sub(r"[-_.]+", "-", name).lower() not in known:
+            draft.findings.problem(("plugins", number), f"{name} is not installed: pip install {name}")
+    for path, entry in components(draft):
+        missing = [name for name in entry.spec.requires if not _is_installed(name)]
+        if missing:
+            needs = " ".join(f"'{name}'" if re.search(r"[<>=!~; ]", name) else name for name in missing)
+            draft.findings.problem((*path, "use"), f"{entry.full_name} needs more packages: pip install {needs}")
+
+
+def _is_installed(requirement: str) -> bool:
+    match = re.match(r"[\w.-]+", requirement.strip())
+    try:
+        return bool(match) and bool(importlib.metadata.version(match[0]))  # type: ignore[index]
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def tower_names(draft: Draft) -> None:
+    """Names end up in metrics ("retrieval/a->b/R@10") and file names."""
+    for name in draft.towers:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            draft.findings.problem(("towers", name), "a tower's name is made of letters, digits, '_' and '-'")
+
+
+def modalities(draft: Draft) -> None:
+    """Dataset, encoder and augmentations of a tower must agree with the tower's modality."""
+    catalog, findings, dataset = draft.catalog, draft.findings, draft.dataset.entry
+    for name, tower in draft.towers.items():
+        path: KeyPath = ("towers", name)
+        held = tower.modality
+        if held is None:
+            continue
+        if dataset is not None and held not in dataset.spec.modalities:
+            yields = listed(dataset.spec.modalities, "and")
+            close = close_to(held, dataset.spec.modalities, 1)
+            meant = f" — did you mean {listed(close)}?" if close else ""
+            findings.problem((*path, "modality"), f"{dataset.full_name} yields {yields}, not {held!r}{meant}")
+            continue
+        if dataset is None and held not in catalog.modalities():
+            findings.problem(
+                (*path, "modality"), f"no plugin knows {held!r}" + did_you_mean(held, catalog.modalities())
+            )
+            continue
+        encoder = tower.encoder.entry
+        if encoder is not None and not catalog.reads(encoder.spec.modality, held):
+            able = [e.full_name for e in catalog.entries("encoder") if catalog.reads(e.spec.modality, held)]
+            findings.problem(
+                (*tower.encoder.path, "use"),
+                f"{encoder.full_name} reads {encoder.spec.modality!r}, and this tower holds {held!r}; "
+                + (f"its readers are {listed(able, 'and')}" if able else "no installed encoder reads that"),
+            )
+        for part in tower.augment:
+            if part.entry is None or any(catalog.reads(m, held) for m in part.entry.spec.modalities):
+                continue
+            acts = listed(part.entry.spec.modalities, "and")
+            findings.problem(
+                (*part.path, "use"), f"{part.entry.full_name} acts on {acts}, and this tower holds {held!r}"
+            )
+
+
+def objective_fits(draft: Draft) -> None:
+    """The objective's number of towers, their modalities and dimensions, and what it needs in a batch."""
+    findings, named = draft.findings, draft.objective.named
+    if named is None or not draft.towers:
+        return
+    title, towers, path = named.entry.full_name, draft.towers, ("objective",)
+    specs = [named.entry.spec, *draft.leaves()]
+    least = max(spec.min_modalities for spec in specs)
+    if len(towers) < least:
+        findings.problem(("towers",), f"{title} aligns {least} towers or more, and the recipe has {len(towers)}")
+    most = min((spec.max_modalities for spec in specs if spec.max_modalities is not None), default=None)
+    if most is not None and len(towers) > most:
+        findings.problem(("towers",), f"{title} aligns at most {most} towers, and the recipe has {len(towers)}")
+    for spec in specs:
+        for name, tower in towers.items():
+            held = tower.modality
+            if spec.modalities and held and not any(draft.catalog.reads(m, held) for m in spec.modalities):
+                made = listed(spec.modalities, "and")
+                findings.problem(("objective", "use"), f"{spec.name} is made for {made}; tower {name!r} holds {held!r}")
+    heads = {name: tower.head.dimension for name, tower in towers.items() if tower.head is not None}
+    if len(heads) > 1 and len(set(heads.values())) > 1 and any(spec.same_dimension for spec in specs):
+        sizes = ", ".join(f"{name} {size}" for name, size in heads.items())
+        last = list(heads)[-1]
+        findings.problem(
+            ("towers", last, "head", "dimension"), f"all towers must project to one dimension, not {sizes}"
+        )
+    for need in sorted(draft.objective_needs() - PROVIDED):
+        findings.problem((*path, "use"), f"{title} needs {need!r} in every batch, which this version does not provide")
+
+
+def pairs_name_towers(draft: Draft) -> None:
+    """`objective.pairs` names two different towers each, and no pair twice."""
+    seen: set[frozenset[str]] = set()
+    for number, pair in enumerate(draft.objective.own.get("pairs", ())):
+        path: KeyPath = ("objective", "pairs", number)
+        for name in pair:
+            if draft.towers and name not in draft.towers:
+                draft.findings.problem(path, f"there is no tower {name!r}" + did_you_mean(name, draft.towers))
+        if pair[0] == pair[1]:
+            draft.findings.problem(path, f"pairs {pair[0]!r} with itself")
+        elif frozenset(pair) in seen:
+            draft.findings.problem(path, "is named twice")
+        seen.add(frozenset(pair))
+
+
+def length_of_training(draft: Draft) -> None:
+    """Steps or epochs, not both and not neither."""
+    given = draft.train_given
+    if not isinstance(given, dict):
+        return
+    if "steps" in given and "epochs" in given:
+        draft.findings.problem(("train", "epochs"), "give steps or epochs, not both")
+    elif "steps" not in given and "epochs" not in given:
+        draft.findings.problem(("train",), "give steps (or epochs): how long to train")
+
+
+def rows_of_batch(draft: Draft) -> None:
+    """The rules for the make-up of a batch do not contradict one another, and leave something to learn from."""
+    findings, train, own = draft.findings, draft.train, draft.dataset.own
+    if not draft.train_is_sound:
+        return
+    if train.proportional is not None:
+        for key in ("paired_rows", "unpaired_rows"):
+            if getattr(train, key) is not None:
+                message = (
+                    f"proportional = {train.proportional} sets the rows of a batch already: leave out one of the two"
+                )
+                findings.problem(("train", key), message)
+    paired, unpaired = batch_rows(draft)
+    if paired == 0 and unpaired == 0:
+        findings.problem(
+            ("train",), "a batch would be empty: give paired_rows or unpaired_rows, and a dataset with either"
+        )
+    elif paired is not None and unpaired is not None and paired + unpaired < 2:
+        findings.problem(("train",), "a batch of one row has nothing to compare it with: give more rows")
+    leaves = draft.leaves()
+    if paired == 0 and leaves and all("pairs" in leaf.needs for leaf in leaves):
+        source = ("dataset", "paired") if own.get("paired") == 0 else ("train", "paired_rows")
+        name = draft.objective.named.entry.full_name if draft.objective.named else ""
+        findings.problem(
+            source, f"no pairs, and {name} learns from pairs alone: pair some samples, or add unpaired terms"
+        )
+    elif paired == 1 and any("pairs" in leaf.needs for leaf in leaves):
+        findings.hint(("train", "paired_rows"), "with one pair a batch, the contrastive loss over pairs is 0")
+    if unpaired == 0 and "unpaired" in draft.objective_needs() and not paired:
+        findings.problem(("train", "unpaired_rows"), "the objective needs unmatched rows: give 1 or more")
+    if type(own.get("paired")) is int and own["paired"] == 1:
+        findings.hint(("dataset", "paired"), "1 is a count, one pair; write 1.0 for all pairs")
+    rows = paired + unpaired if paired is not None and unpaired is not None else train.proportional
+    for message in draft.objective_hints(paired, rows):
+        findings.hint(("objective",), message)
+
+
+def batch_rows(draft: Draft) -> tuple[int | None, int | None]:
+    """Matched rows, and unmatched rows a tower, as far as the recipe alone tells (None: it takes the data to know)."""
+    train, own = draft.train, draft.dataset.own
+    nothing_paired = own.get("paired", 1.0) == 0
+    if train.proportional is not None:
+        return (0, train.proportional) if nothing_paired else (None, None)
+    paired = train.batch_size if train.paired_rows is None else train.paired_rows
+    unpaired = train.batch_size if train.unpaired_rows is None else train.unpaired_rows
+    return 0 if nothing_paired else paired, 0 if own.get("unpaired", 1.0) == 0 else unpaired
+
+
+def frozen_encoders(draft: Draft) -> None:
+    """Settings of a tower that its frozen encoder makes costly or idle, and views that would not differ."""
+    wants_views = "views" in draft.objective_needs()
+    for name, tower in draft.towers.items():
+        own = tower.encoder.own
+        if not own.get("freeze"):
+            continue
+        if tower.augment:
+            message = (
+                "augmenting before a frozen encoder means that it runs at every step: its features cannot be cached"
+            )
+            draft.findings.hint(("towers", name, "augment"), message)
+        elif wants_views and tower.head is not None and not (tower.head.dropout or tower.head.dropout_input):
+            message = "the two views of a row are the same: give the head dropout, or the tower an augmentation"
+            draft.findings.hint(("towers", name), message)
+        if own.get("learning_rate") is not None:
+            draft.findings.hint(("towers", name, "encoder", "learning_rate"), "has no effect: the encoder is frozen")
+
+
+def selection(draft: Draft) -> None:
+    """`train.select` names towers of the recipe."""
+    for name in re.findall(r"([\w-]+)->([\w-]+)", draft.train.select):
+        for tower in name:
+            if draft.towers and tower not in draft.towers:
+                message = f"there is no tower {tower!r}" + did_you_mean(tower, draft.towers)
+                draft.findings.problem(("train", "select"), message)
+
+
+CHECKS: tuple[Callable[[Draft], None], ...] = (
+    required_distributions,
+    tower_names,
+    modalities,
+    objective_fits,
+    pairs_name_towers,
+    length_of_training,
+    rows_of_batch,
+    frozen_encoders,
+    selection,
+)
