@@ -1,0 +1,1 @@
+"""Where chains come from. Nothing here needs torch."""
