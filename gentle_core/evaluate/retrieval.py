@@ -83,9 +83,7 @@ def standings(
     if len(u) != len(samples_u) or len(v) != len(samples_v):
         raise ValueError(f"{len(u)} and {len(v)} rows, but {len(samples_u)} and {len(samples_v)} sample ids")
     code_u, code_v = match_codes(samples_u, samples_v)
-    values, counts = np.unique(code_v, return_counts=True)
-    mates_of = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    mates = np.array([mates_of.get(code, 0) for code in code_u.tolist()], dtype=np.int64)
+    mates = _count(code_u, code_v)
     rows = np.flatnonzero(mates)
 
     if scorer is None:
@@ -108,6 +106,18 @@ def standings(
         tied[part] = (not_lower & ~higher & ~mate).sum(dim=1).cpu().numpy()
         mates_tied[part] = (not_lower & mate).sum(dim=1).cpu().numpy()
     return Standings(rows, above, tied, mates_tied, mates[rows])
+
+
+def _count(code_u: np.ndarray, code_v: np.ndarray) -> np.ndarray:
+    """How often each code of u occurs among those of v."""
+    size = int(max(code_u.max(initial=-1), code_v.max(initial=-1))) + 1
+    return np.bincount(code_v, minlength=size)[code_u]
+
+
+def match_counts(samples_u: Ids, samples_v: Ids) -> np.ndarray:
+    """Number of mates of each query that has any: what `chance` wants."""
+    mates = _count(*match_codes(samples_u, samples_v))
+    return mates[mates > 0]
 
 
 def largest_norm(z: Tensor) -> Tensor:
