@@ -109,11 +109,14 @@ def objective_fits(draft: Draft) -> None:
     if most is not None and len(towers) > most:
         findings.problem(("towers",), f"{title} aligns at most {most} towers, and the recipe has {len(towers)}")
     for spec in specs:
-        for name, tower in towers.items():
-            held = tower.modality
-            if spec.modalities and held and not any(draft.catalog.reads(m, held) for m in spec.modalities):
-                made = listed(spec.modalities, "and")
-                findings.problem(("objective", "use"), f"{spec.name} is made for {made}; tower {name!r} holds {held!r}")
+        held = {name: tower.modality for name, tower in towers.items() if spec.modalities and tower.modality}
+        unfit = [n for n, m in held.items() if not any(draft.catalog.reads(made, m) for made in spec.modalities)]
+        if unfit:
+            made, held_by = (
+                listed(spec.modalities, "and"),
+                ", ".join(f"{name!r} holds {held[name]!r}" for name in unfit),
+            )
+            findings.problem((*path, "use"), f"loss {spec.name!r} is made for {made}; tower {held_by}")
     heads = {name: tower.head.dimension for name, tower in towers.items() if tower.head is not None}
     if len(heads) > 1 and len(set(heads.values())) > 1 and any(spec.same_dimension for spec in specs):
         sizes = ", ".join(f"{name} {size}" for name, size in heads.items())
@@ -179,8 +182,6 @@ def rows_of_batch(draft: Draft) -> None:
         )
     elif paired == 1 and any("pairs" in leaf.needs for leaf in leaves):
         findings.hint(("train", "paired_rows"), "with one pair a batch, the contrastive loss over pairs is 0")
-    if unpaired == 0 and "unpaired" in draft.objective_needs() and not paired:
-        findings.problem(("train", "unpaired_rows"), "the objective needs unmatched rows: give 1 or more")
     if type(own.get("paired")) is int and own["paired"] == 1:
         findings.hint(("dataset", "paired"), "1 is a count, one pair; write 1.0 for all pairs")
     rows = paired + unpaired if paired is not None and unpaired is not None else train.proportional

@@ -22,7 +22,7 @@ from gentle_core.recipe.model import (
     TrainTable,
 )
 from gentle_core.recipe.source import Layer, dotted
-from gentle_core.recipe.structure import Fault, Invalid, option_names, plain, structure, structure_fields
+from gentle_core.recipe.structure import Fault, Invalid, make, option_names, plain, structure, structure_fields
 from gentle_core.specs import LossSpec
 from gentle_core.suggest import did_you_mean
 
@@ -213,7 +213,7 @@ class Draft:
         faults: list[Fault] = []
         try:
             sound = structure_fields(options, cls, faults)
-            config = structure(sound, cls) if not faults else _attempt(cls, sound)
+            config = make(cls, sound) if not faults else _attempt(cls, sound)
         except Invalid as error:
             faults, config = faults + error.faults, None
         except Exception as error:  # a defect of the plugin's config class, not of the recipe

@@ -84,6 +84,20 @@ def structure_fields(table: Any, cls: type, faults: list[Fault]) -> dict[str, An
     return good
 
 
+def make(cls: type, fields: Mapping[str, Any]) -> Any:
+    """`cls(**fields)` of fields that are sound one by one.
+
+    Raises:
+        Invalid: they do not fit together.
+    """
+    try:
+        return cls(**fields)
+    except Invalid:
+        raise
+    except Exception as error:  # a check over several fields, in __attrs_post_init__
+        raise Invalid(_said(error, "")) from error
+
+
 def option_names(cls: type) -> list[str]:
     """The keys that attrs class `cls` takes."""
     return [a.alias for a in attrs.fields(cls) if a.init]
@@ -292,12 +306,7 @@ def _attrs(value: Any, cls: type) -> Any:
     good = structure_fields(value, cls, faults)
     if faults:
         raise Invalid(faults)
-    try:
-        return cls(**good)
-    except Invalid:
-        raise
-    except Exception as error:  # a check over several fields, in __attrs_post_init__
-        raise Invalid(_said(error, "")) from error
+    return make(cls, good)
 
 
 def _checked(cls: type, field: attrs.Attribute[Any], value: Any) -> Any:
