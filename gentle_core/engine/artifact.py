@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gentle_core.engine.build import Builder
-from gentle_core.engine.checkpoint import serialise, replace_durably
+from gentle_core.engine.checkpoint import replace_durably, serialise
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import CheckpointError
 from gentle_core.plugins import discover

@@ -14,7 +14,7 @@ from gentle_core.engine.splits import Embedded, Split
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.evaluate.cca import fit_select
 from gentle_core.recipe.load import Resolved, derive
-from gentle_core.recipe.model import BaselineTable, Component
+from gentle_core.recipe.model import BaselineTable
 
 PAIRS_ONLY = "CLIP, pairs only"
 CCA_INITIAL = "CCA, closed form"
@@ -46,7 +46,12 @@ def matched_rows(pools: Pools, a: str, b: str) -> tuple[Tensor, Tensor]:
 
 
 def closed_form_cca(
-    model: AlignedModel, train: Split, validation: Split, others: Mapping[str, Split], pools: Pools, pair: tuple[str, str]
+    model: AlignedModel,
+    train: Split,
+    validation: Split,
+    others: Mapping[str, Split],
+    pools: Pools,
+    pair: tuple[str, str],
 ) -> tuple[dict[str, Embedded], dict[str, Any]] | None:
     """Regularised CCA on encoder features of the training pairs, ridge and column weights chosen on validation.
 
@@ -59,10 +64,10 @@ def closed_form_cca(
         return None
     x = train.features(model, a, rows_a.tolist())[rows_a]
     y = train.features(model, b, rows_b.tolist())[rows_b]
-    held = validation.index
     chosen = fit_select(
-        x, y, validation.features(model, a), validation.features(model, b), held[a].samples, held[b].samples
-    )
+        x, y, validation.features(model, a), validation.features(model, b),
+        samples_x_val=validation.index[a].samples, samples_y_val=validation.index[b].samples,
+    )  # fmt: skip
     found = {}
     for name, split in others.items():
         z_a = torch.from_numpy(chosen.alignment.embed_x(split.features(model, a))).float()
@@ -73,4 +78,4 @@ def closed_form_cca(
             samples={tower: split.index[tower].samples for tower in pair},
             attributes={tower: split.index[tower].attributes for tower in pair},
         )
-    return found, {"pairs": len(rows_a), **chosen.facts()}
+    return found, {"pairs": len(rows_a), **chosen.settings}

@@ -192,7 +192,13 @@ class Trainer:
         )
 
     def _record(
-        self, result: StepOut, norm: Tensor, rate: float, inputs: Mapping[str, TowerInputs], seconds: float, waited: float
+        self,
+        result: StepOut,
+        norm: Tensor,
+        rate: float,
+        inputs: Mapping[str, TowerInputs],
+        seconds: float,
+        waited: float,
     ) -> dict[str, Any]:
         out = result.out
         rows = sum(len(given.items) for given in inputs.values())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 
 from gentle_core.data.streams import stream
 from gentle_core.engine.splits import Embedded
-from gentle_core.evaluate.bootstrap import paired_difference
-from gentle_core.evaluate.retrieval import ranks_both
-from gentle_core.evaluate.summary import evaluate_embeddings
+from gentle_core.evaluate.bootstrap import paired_bootstrap
+from gentle_core.evaluate.summary import all_ranks, evaluate_embeddings
 from gentle_core.losses import mk_mmd, sdd
 
 
@@ -62,12 +62,12 @@ def _halves(z: torch.Tensor, half: int, rng: np.random.Generator) -> tuple[torch
     return z[order[:half]], z[order[half : 2 * half]]
 
 
-def compare(ours: Embedded, theirs: Embedded, pairs: Sequence[tuple[str, str]], seed: int, k: int = 10) -> dict[str, Any]:
-    """Difference in mean R@k over both directions, ours − theirs, with a paired bootstrap interval over queries."""
-    differences: list[Mapping[str, Any]] = []
-    for a, b in pairs:
-        if a not in theirs.z or b not in theirs.z:
-            continue
-        ranks = [ranks_both(e.z[a], e.z[b], e.samples[a], e.samples[b], names=(a, b)) for e in (ours, theirs)]
-        differences.append(paired_difference(ranks[0], ranks[1], k=k, seed=seed))
-    return {f"R@{k}": differences[0] if len(differences) == 1 else differences} if differences else {}
+def compare(
+    ours: Embedded, theirs: Embedded, pairs: Sequence[tuple[str, str]], seed: int
+) -> dict[str, dict[str, float]]:
+    """Difference in mean recall, ours − theirs, with 95 % intervals of a paired bootstrap over samples."""
+    shared = [(a, b) for a, b in pairs if a in theirs.z and b in theirs.z]
+    if not shared:
+        return {}
+    ranks = [all_ranks(e.z, e.samples, shared) for e in (ours, theirs)]
+    return {name: attrs.asdict(found) for name, found in paired_bootstrap(ranks[0], ranks[1], seed=seed).items()}

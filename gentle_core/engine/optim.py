@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with rates of their own for heads, encoders and adversaries, and a schedule that is a function of the step."""
+"""The optimiser: AdamW with rates of their own for heads, encoders and adversaries."""
 
 from __future__ import annotations
 

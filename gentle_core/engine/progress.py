@@ -23,7 +23,7 @@ class Display:
         self.interval, self.quiet = interval, quiet
         self._bar: Progress | None = None
         self._task: Any = None
-        self._name, self._total, self._began, self._said = "", 0, 0.0, 0.0
+        self._name, self._total, self._first, self._began, self._said = "", 0, 0, 0.0, 0.0
 
     def say(self, message: str) -> None:
         if not self.quiet:
@@ -52,8 +52,9 @@ class Display:
             return
         detail = "  ".join(f"{key} {short(value)}" for key, value in (values or {}).items())
         if self._bar is not None:
-            fields = {"detail": detail} if values is not None else {}
-            self._bar.update(self._task, completed=done, **fields)
+            self._bar.update(self._task, completed=done)
+            if values is not None:
+                self._bar.update(self._task, detail=detail)
             return
         now = time.monotonic()
         if now - self._said >= self.interval or (done >= self._total and now - self._began >= 1.0):

@@ -121,9 +121,10 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
 
 def _git_state() -> dict[str, Any] | None:
     """Commit and cleanliness of the working folder, where it is a git checkout."""
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
-        return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None

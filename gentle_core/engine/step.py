@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from gentle_core.batch import AlignBatch, LossContext, LossOut, Rows
 from gentle_core.data.loader import Chunk, TowerInputs
@@ -88,8 +88,8 @@ def forward_backward(
     if term_gradients:
         for name, term in out.terms.items():
             if term.requires_grad:
-                parts = torch.autograd.grad(term, list(leaves.values()), retain_graph=True, allow_unused=True)
-                squares = sum(float(p.double().square().sum()) for p in parts if p is not None)
+                found = torch.autograd.grad(term, list(leaves.values()), retain_graph=True, allow_unused=True)
+                squares = sum(float(part.double().square().sum()) for part in found if part is not None)
                 norms[name] = abs(out.weights.get(name, 1.0)) * squares**0.5
     out.loss.backward()
 

@@ -1,0 +1,216 @@
+"""A run in progress: the parts that a recipe names, built, and the splits they are measured on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentle_core.builtin import needs
+from gentle_core.data.loader import StepDataset, TowerSource
+from gentle_core.data.pools import Pools, make_pools
+from gentle_core.data.rows import RowPlan, rows_per_batch
+from gentle_core.data.sampler import BatchSampler
+from gentle_core.engine.build import Builder
+from gentle_core.engine.loop import Trainer, count_parameters
+from gentle_core.engine.measure import measure
+from gentle_core.engine.optim import Optimizer
+from gentle_core.engine.progress import Display
+from gentle_core.engine.rundir import RunDirectory, environment
+from gentle_core.engine.splits import Embedded, Split, limited
+from gentle_core.engine.towers import AlignedModel
+from gentle_core.errors import DataError, GentleError, RecipeError
+from gentle_core.recipe.load import Resolved, differences
+from gentle_core.recipe.model import Recipe
+
+FREE_TO_CHANGE = ("engine", "report", "baseline", "evaluate", "train.workers", "train.keep_last", "train.log_every",
+                  "train.save_every", "description", "name")  # fmt: skip
+"""Settings that may differ when a run is resumed: they change nothing that was computed so far."""
+
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `[engine] device`; "auto" prefers CUDA, then MPS, then the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f"engine.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+class Session:
+    """A run in progress: the built parts and the splits, from the recipe to the finished directory."""
+
+    def __init__(self, resolved: Resolved, out: Path, resume: str, display: Display):
+        self.resolved, self.recipe, self.resume, self.display = resolved, resolved.recipe, resume, display
+        self.run = RunDirectory(out)
+        self.began = time.time()
+        self._open_directory()
+        recipe: Recipe = self.recipe
+        if recipe.engine.threads:
+            torch.set_num_threads(recipe.engine.threads)
+        self.device = choose_device(recipe.engine.device)
+        self.builder = Builder(recipe=recipe, catalog=resolved.catalog, notify=self.notice)
+        self.dataset = self.builder.dataset()
+        self.towers = {name: table.modality for name, table in recipe.towers.items()}
+        self.loss = self.builder.loss().to(self.device)
+        self.needs = self._needs()
+        self.pools, self.rows = self._pools()
+        self.model: AlignedModel = self.builder.model().to(self.device)
+        self.train = Split(self.dataset, self._index("train"), self.towers, "train", display)
+        self.splits = self._held_out()
+        frozen = [name for name, table in recipe.towers.items() if table.encoder.freeze]
+        self.fingerprints = {name: self.model.tower(name).encoder.fingerprint() for name in frozen}
+
+    # -- set-up -----------------------------------------------------------------------------------------------------
+
+    def notice(self, message: str) -> None:
+        self.display.warn(message)
+        self.run.notice(message)
+
+    def _open_directory(self) -> None:
+        text = self.resolved.to_toml()
+        if self.run.exists():
+            if self.resume == "never":
+                raise GentleError(
+                    f"{self.run.path} already holds a run: go on with --resume auto, or choose another --out"
+                )
+            changed = [
+                key for key in differences((self.run.path / "resolved.toml").read_text(), text)
+                if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+            ]  # fmt: skip
+            if changed:
+                raise RecipeError(
+                    f"{self.run.path} was made with other settings ({', '.join(changed[:5])}): "
+                    "resume with the same recipe, or choose another --out"
+                )
+            self.run.manifest = self.run.read_json("manifest.json")
+        self.run.create(self.resolved.source_text, text)
+        facts = environment(self.resolved.catalog.versions())
+        self.run.manifest.setdefault("notices", [])
+        self.run.update_manifest(**facts, seed=self.recipe.train.seed, status="running")
+        for warning in self.resolved.warnings:
+            self.notice(warning)
+
+    def _needs(self) -> frozenset[str]:
+        """What the objective with its options must find in a batch."""
+        spec = self.resolved.catalog.get("loss", self.recipe.objective.use).spec
+        return needs(spec, self.recipe.objective.config, lambda name: self.resolved.catalog.get("loss", name).spec)
+
+    def _index(self, split: str) -> Mapping[str, Any]:
+        return self.dataset.index(split)
+
+    def _pools(self) -> tuple[Pools, RowPlan]:
+        table, index = self.recipe.dataset, self._index("train")
+        for tower, modality in self.towers.items():
+            if not len(index.get(modality, ())):
+                raise DataError(f"the training split of {table.use} has no {modality} items for tower {tower!r}")
+        pools = make_pools(
+            index, self.towers, paired=table.paired, pool=table.pool, unpaired=table.unpaired,
+            seed=self.recipe.train.seed,
+        )  # fmt: skip
+        if not pools.pairs and "pairs" in self.needs:
+            raise DataError(
+                f"{self.recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired, "
+                "bring items with the same ids in two modalities, or choose an objective with unpaired terms"
+            )
+        return pools, rows_per_batch(self.recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in self.needs)
+
+    def _held_out(self) -> dict[str, Split]:
+        found = {}
+        for name in self.recipe.evaluate.splits:
+            index = limited(self._index(name), self.recipe.evaluate.limit, self.recipe.train.seed)
+            if all(len(index.get(modality, ())) for modality in self.towers.values()):
+                found[name] = Split(self.dataset, index, self.towers, name, self.display)
+            else:
+                self.notice(f"split {name!r} has no items for every tower and is not evaluated")
+        return found
+
+    def _sources(self) -> dict[str, TowerSource]:
+        """Where each tower's training inputs come from; features of frozen towers are computed here."""
+        sources = {}
+        for name, table in self.recipe.towers.items():
+            tower = self.model.tower(name)
+            items = self.builder.augmentations(name, "item")
+            batch = self.builder.augmentations(name, "batch")
+            tower.batch_augment = [function for _, function in batch]
+            features = None
+            if table.encoder.freeze and not items and not batch:
+                used = self._used(name)
+                features = self.train.features(self.model, name, used)
+                if table.head.standardize:
+                    tower.head.standardize(features[used].to(self.device))
+            sources[name] = TowerSource(
+                modality=self.towers[name], index=self.train.index[name], load=self.dataset.load,
+                collate=tower.encoder.collate, augment=items, features=features,
+            )  # fmt: skip
+        return sources
+
+    def _used(self, tower: str) -> list[int]:
+        """Positions of the training items that batches can hold."""
+        rows = set(self.pools.unmatched[tower].tolist()) if self.rows.unpaired[tower] else set()
+        return sorted(rows.union(*(group.tolist() for group in self.pools.matched[tower])))
+
+    def trainer(self) -> Trainer:
+        recipe = self.recipe
+        sources = self._sources()
+        data = StepDataset(
+            sources, BatchSampler(self.pools, self.rows, recipe.train.seed), recipe.train.seed,
+            views=2 if "views" in self.needs else 1, chunks=recipe.train.accumulate,
+        )  # fmt: skip
+        return Trainer(
+            table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
+            optimizer=Optimizer(self.model, self.loss, recipe), data=data, run=self.run, display=self.display,
+            measure=self._validate, fingerprints=self.fingerprints,
+        )  # fmt: skip
+
+    def cache_held_out(self) -> None:
+        """Compute the features of frozen towers for the evaluated splits before training begins."""
+        for split in self.splits.values():
+            for name, table in self.recipe.towers.items():
+                if table.encoder.freeze:
+                    split.features(self.model, name)
+
+    # -- evaluation -------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, float]:
+        if not self.splits:
+            return {}
+        split = next(iter(self.splits.values()))
+        return self.measured(split.embed(self.model), self.loss.scorer())
+
+    def measured(self, embedded: Embedded, scorer: Any = None) -> dict[str, float]:
+        """Flat metrics of embeddings; `scorer` None ranks by cosine."""
+        shortcuts = tuple(self.dataset.facts().get("shortcuts", ()))
+        return measure(embedded, self.builder.pairs(), shortcuts, self.recipe.train.seed, scorer)
+
+    def describe(self) -> None:
+        """Put what was built into the manifest and say it."""
+        towers = {}
+        for name, table in self.recipe.towers.items():
+            tower = self.model.tower(name)
+            total, _ = count_parameters(tower.encoder)
+            _, trainable = count_parameters(tower)
+            spec = self.resolved.catalog.get("encoder", table.encoder.use).spec
+            towers[name] = {
+                "modality": table.modality, "encoder": table.encoder.use, "frozen": table.encoder.freeze,
+                "parameters": total, "trainable": trainable, "licence": spec.licence, "citation": spec.citation,
+                "facts": dict(tower.encoder.facts()),
+            }  # fmt: skip
+        data = {
+            "pairs": self.pools.pairs, "pools": self.pools.pool_sizes, "paired_rows": self.rows.paired,
+            "unpaired_rows": dict(self.rows.unpaired), "pool": self.recipe.dataset.pool, "steps": self.rows.steps,
+            "steps_per_epoch": self.rows.steps_per_epoch, "device": str(self.device),
+            "held_out": {name: {t: len(i) for t, i in split.index.items()} for name, split in self.splits.items()},
+        }  # fmt: skip
+        self.run.update_manifest(towers=towers, data=data, dataset=dict(self.dataset.facts()))
+        pools = ", ".join(f"{tower} {size}" for tower, size in self.pools.pool_sizes.items())
+        rows = ", ".join(f"{tower} {count}" for tower, count in self.rows.unpaired.items())
+        self.display.say(f"data: {self.pools.pairs} pairs; unmatched pools: {pools}")
+        self.display.say(f"batch: {self.rows.paired} matched rows; unmatched rows: {rows}; {self.rows.steps} steps")
