@@ -1,0 +1,94 @@
+"""The geometry of chains that come again, within a bound on memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentle_protein.cdconv.geometry import Edges
+
+_MAX_SIGHTED = 1 << 20
+
+
+@attrs.frozen
+class ChainGeometry:
+    """One chain's displacements (L, 6) and the edges of each stage, numbered from the chain's first residue."""
+
+    displacement: Tensor
+    stages: tuple[Edges, ...]
+
+    def compact(self) -> ChainGeometry:
+        """A copy in its own memory, about 1 KB a residue."""
+
+        def shrink(tensor: Tensor) -> Tensor:
+            return tensor.to(torch.int32 if tensor.dtype == torch.int64 else tensor.dtype, copy=True)
+
+        stages = tuple(Edges(*(shrink(t) for t in attrs.astuple(e, recurse=False))) for e in self.stages)
+        return ChainGeometry(shrink(self.displacement), stages)
+
+    @property
+    def nbytes(self) -> int:
+        tensors = [self.displacement, *(t for e in self.stages for t in attrs.astuple(e, recurse=False))]
+        return sum(t.nbytes for t in tensors)
+
+
+def key(chain_id: str, coordinates: np.ndarray, dtype: torch.dtype) -> bytes:
+    """What the geometry of a chain depends on, and its id."""
+    digest = hashlib.blake2b(coordinates.tobytes(), digest_size=16)
+    digest.update(f"{chain_id}|{dtype}".encode())
+    return digest.digest()
+
+
+class GeometryCache:
+    """Least recently used first out. A chain is kept from its second visit on.
+
+    Coordinates that an augmentation has changed never come again; waiting for the second visit keeps them out.
+    A copy of the cache, in another process for example, starts empty.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._kept: OrderedDict[bytes, ChainGeometry] = OrderedDict()
+        self._sighted: OrderedDict[bytes, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GeometryCache, (self.limit_bytes,)
+
+    def get(self, name: bytes) -> ChainGeometry | None:
+        geometry = self._kept.get(name)
+        if geometry is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(name)
+        return geometry
+
+    def offer(self, name: bytes, geometry: ChainGeometry) -> None:
+        """Keep a copy of `geometry` if this is not its first visit and it fits."""
+        if self.limit_bytes == 0 or name in self._kept:
+            return
+        if name not in self._sighted:
+            self._sighted[name] = None
+            if len(self._sighted) > _MAX_SIGHTED:
+                self._sighted.popitem(last=False)
+            return
+        geometry = geometry.compact()
+        if geometry.nbytes > self.limit_bytes:
+            return
+        self._kept[name] = geometry
+        self.nbytes += geometry.nbytes
+        while self.nbytes > self.limit_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self.nbytes -= dropped.nbytes
