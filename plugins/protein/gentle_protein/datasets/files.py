@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import gemmi
@@ -80,10 +82,7 @@ def _read(data: bytes) -> gemmi.Structure:
         raise ValueError("is empty")
     if b"\0" in data:
         raise ValueError("is no text file")
-    try:
-        structure = _read_mmcif(data) if _is_cif(data) else _read_pdb(data)
-    except (RuntimeError, IndexError, UnicodeError) as error:
-        raise ValueError(f"cannot be parsed: {_one_line(error)}") from None
+    structure = _read_mmcif(data) if _is_cif(data) else _read_pdb(data)
     if len(structure) == 0 or len(structure[0]) == 0:
         raise ValueError("holds no atoms")
     structure.merge_chain_parts()
@@ -99,11 +98,11 @@ def _is_cif(data: bytes) -> bool:
 
 
 def _read_mmcif(data: bytes) -> gemmi.Structure:
-    document = gemmi.cif.read_string(data)
+    document = _by_gemmi(gemmi.cif.read_string, data)
     block = next((b for b in document if b.find_values("_atom_site.Cartn_x")), None)
     if block is None:
         raise ValueError("holds no _atom_site coordinates")
-    return gemmi.make_structure_from_block(block)
+    return _by_gemmi(gemmi.make_structure_from_block, block)
 
 
 def _read_pdb(data: bytes) -> gemmi.Structure:
@@ -113,7 +112,7 @@ def _read_pdb(data: bytes) -> gemmi.Structure:
             if not _finite(field):
                 line = data.count(b"\n", 0, match.start()) + 1
                 raise ValueError(f"line {line}: coordinate {field.decode('ascii', 'replace')!r} is no finite number")
-    return gemmi.read_pdb_string(data)
+    return _by_gemmi(gemmi.read_pdb_string, data)
 
 
 def _finite(field: bytes) -> bool:
@@ -123,8 +122,12 @@ def _finite(field: bytes) -> bool:
         return False
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]
+def _by_gemmi(function: Callable[[Any], Any], argument: Any) -> Any:
+    """`function(argument)`, whatever gemmi raises turned into a ValueError of one line."""
+    try:
+        return function(argument)
+    except (RuntimeError, ValueError, IndexError, UnicodeError) as error:
+        raise ValueError(f"cannot be parsed: {' '.join(str(error).split())[:160]}") from None
 
 
 def _trace(chain: gemmi.Chain, parents: dict[str, str]) -> Trace | None:
