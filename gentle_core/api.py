@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gentle_core.batch import AlignBatch, BuildContext, ItemIndex, LossContext, LossOut, ParamGroups, Rows
@@ -20,6 +21,7 @@ from gentle_core.specs import (
 )
 
 if TYPE_CHECKING:
+    from gentle_core.evaluate.probes import knn_accuracy, knn_predict, linear_probe, multilabel_probe
     from gentle_core.modules import EncoderModule, LossModule, hash_tensors
 
 __all__ = [
@@ -53,14 +55,24 @@ __all__ = [
     "WeightsError",
     "hash_tensors",
     "hookimpl",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "multilabel_probe",
 ]
 
-_NEEDS_TORCH = ("EncoderModule", "LossModule", "hash_tensors")
+_NEEDS_TORCH = {
+    "EncoderModule": "gentle_core.modules",
+    "LossModule": "gentle_core.modules",
+    "hash_tensors": "gentle_core.modules",
+    "knn_accuracy": "gentle_core.evaluate.probes",
+    "knn_predict": "gentle_core.evaluate.probes",
+    "linear_probe": "gentle_core.evaluate.probes",
+    "multilabel_probe": "gentle_core.evaluate.probes",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _NEEDS_TORCH:
-        from gentle_core import modules
-
-        return getattr(modules, name)
+        return getattr(import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module 'gentle_core.api' has no attribute {name!r}")
