@@ -1,0 +1,147 @@
+"""Brings a run directory's pieces together: which split is reported, which methods are compared, how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from gentle_core.report import retrieval as r
+from gentle_core.report.rundir import Points, RunData, table
+from gentle_core.report.verdict import Evidence, choose_split, find_clip
+from gentle_core.report.words import finite
+
+CLIP_NAME = "CLIP, pairs only"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Gathered:
+    """What the sections draw on.
+
+    Attributes:
+        split: the reported held-out split; None where nothing was evaluated.
+        step: step of the evaluation, where it is one from during the training.
+        metrics: flat metrics of the run on that split.
+        baselines: flat metrics of each baseline on that split.
+        embeddings: the run's embeddings of that split by tower.
+        ranks: ranks by direction of the run, and of the baselines whose embeddings are there.
+    """
+
+    run: RunData
+    split: str | None
+    step: int | None
+    metrics: Mapping[str, Any]
+    baselines: Mapping[str, Mapping[str, Any]]
+    embeddings: Mapping[str, Points]
+    ranks: Mapping[str, r.Ranks]
+    baseline_ranks: Mapping[str, Mapping[str, r.Ranks]]
+
+    @property
+    def evidence(self) -> Evidence:
+        manifest = self.run.manifest
+        data = table(manifest.get("data"))
+        facts = table(self.run.results.get("facts"))
+        pairs = finite(data.get("pairs"))
+        return Evidence(
+            metrics=self.metrics,
+            split=self.split or "",
+            baselines=self.baselines,
+            differences=self.differences,
+            unpaired_rows=unpaired_rows(data),
+            pairs=None if pairs is None else int(pairs),
+            random_towers=random_towers(manifest),
+            seeds=int(finite(facts.get("seeds")) or 1),
+            status=str(manifest.get("status", "finished")),
+            step=self.step,
+        )
+
+    @property
+    def differences(self) -> dict[str, r.Difference]:
+        """Run minus baseline: as recorded, or on the same queries where both rankings are known, or from averages."""
+        found = {}
+        recorded = table(self.run.results.get("comparisons"))
+        for name, metrics in self.baselines.items():
+            difference = r.recorded_difference(table(recorded.get(name)).get(self.split))
+            difference = difference or r.paired_difference(self.ranks, self.baseline_ranks.get(name, {}))
+            difference = difference or r.independent_difference(self.metrics, metrics)
+            if difference:
+                found[name] = difference
+        return found
+
+
+def gather(run: RunData) -> Gathered:
+    """Everything the report says about held-out data."""
+    splits = table(run.results.get("splits"))
+    split, step = choose_split(splits), None
+    metrics: Mapping[str, Any] = table(splits.get(split)) if split else {}
+    if split is None:
+        # No final results: the last evaluation during training is the best there is.
+        last = {name: lines[-1] for name, lines in run.lines.items() if name != "train"}
+        split = choose_split(last)
+        if split is not None:
+            metrics, step = last[split], int(last[split]["step"])
+    baselines = _baselines(run, split) if split is not None and step is None else {}
+    embeddings = run.embeddings.get(split or "", {})
+    return Gathered(
+        run=run,
+        split=split,
+        step=step,
+        metrics=metrics,
+        baselines=baselines,
+        embeddings=embeddings,
+        ranks=_ranks(embeddings, metrics) if step is None else {},
+        baseline_ranks={
+            name: _ranks(child.embeddings.get(split or "", {}), baselines[name])
+            for name in baselines
+            if (child := baseline_run(run, name, split)) is not None
+        },
+    )
+
+
+def _baselines(run: RunData, split: str) -> dict[str, Mapping[str, Any]]:
+    """Baselines with retrieval figures on `split`: those in results.json, then those in folders of their own."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, splits in table(run.results.get("baselines")).items():
+        metrics = table(table(splits).get(split))
+        if r.mean_recall(metrics) is not None:
+            found[str(name)] = metrics
+    for folder, child in run.baselines.items():
+        metrics = table(table(child.results.get("splits")).get(split))
+        name = CLIP_NAME if folder == "pairs_only" else folder.replace("_", " ")
+        if r.mean_recall(metrics) is not None and name not in found:
+            found[name] = metrics
+    return found
+
+
+def baseline_run(run: RunData, name: str, split: str | None = None) -> RunData | None:
+    """The folder behind a baseline's name: the one named after it, or for CLIP on the pairs `pairs_only`.
+
+    With `split`, only a folder that holds embeddings of that split.
+    """
+    slug = name.replace(",", "").replace(" ", "_")
+    names = [slug, "pairs_only"] if name == find_clip([name]) else [slug]
+    children = [run.baselines[n] for n in names if n in run.baselines]
+    return next((child for child in children if split is None or split in child.embeddings), None)
+
+
+def _ranks(embeddings: Mapping[str, Points], metrics: Mapping[str, Any]) -> Mapping[str, r.Ranks]:
+    found = r.all_ranks(embeddings)
+    found = {name: found[name] for name in r.directions(metrics) if name in found}
+    return found if r.agrees(found, metrics) else {}
+
+
+def unpaired_rows(data: Mapping[str, Any]) -> int | None:
+    """Unmatched rows a step over all towers."""
+    rows = data.get("unpaired_rows")
+    if isinstance(rows, Mapping):
+        known = [value for value in map(finite, rows.values()) if value is not None]
+        return int(sum(known)) if known or rows == {} else None
+    number = finite(rows)
+    return None if number is None else int(number)
+
+
+def random_towers(manifest: Mapping[str, Any]) -> list[str]:
+    """Towers that wanted pretrained weights and started from random ones (`"random": true` in their facts)."""
+    towers = table(manifest.get("towers"))
+    return [str(name) for name, tower in towers.items() if table(table(tower).get("facts")).get("random") is True]
