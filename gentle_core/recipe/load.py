@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class Resolved:
 
 
 def load_recipe(
-    recipe: str | Path | Recipe | Mapping[str, Any],
+    recipe: str | os.PathLike[str] | Recipe | Mapping[str, Any],
     sets: Sequence[str] | Mapping[str, Any] = (),
     catalog: Catalog | None = None,
 ) -> Resolved:
@@ -117,7 +118,7 @@ def _read(recipe: Any) -> tuple[Layer, str, Path | None]:
         return Layer(dict(recipe), {}), tomli_w.dumps(recipe), None
     if isinstance(recipe, str) and "\n" in recipe:
         return read_text(recipe, "recipe", Path.cwd()), recipe, None
-    if not isinstance(recipe, (str, Path)):
+    if not isinstance(recipe, (str, os.PathLike)):
         raise TypeError(f"a recipe is a path, TOML text or gentle_core.recipe.Recipe, not {type(recipe).__name__}")
     path = Path(recipe).expanduser()
     layer, text = read_file(path, str(recipe))

@@ -1,0 +1,47 @@
+"""`gentle eval`"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gentle_core.cli.common import set_option, verbose_option
+from gentle_core.errors import DataError
+
+
+@click.command("eval")
+@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("task")
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@verbose_option
+def evaluate(directory: Path, task: str, sets: tuple[str, ...], as_json: bool) -> None:
+    """Evaluate the model of the finished run RUN on TASK, a component of kind "task".
+
+    \b
+    Example:
+      gentle eval runs/protein-1 protein/fold --set path=data/fold
+    """
+    if not (directory / "manifest.json").is_file():
+        raise DataError(f"{directory} is no run directory: there is no manifest.json in it")
+    from gentle_core.engine.evaluate import evaluate_run
+
+    found = evaluate_run(directory, task, sets)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found, indent=1, default=str))
+    else:
+        _table(found)
+
+
+def _table(found: Mapping[str, Any]) -> None:
+    numbers = {key: value for key, value in found.items() if isinstance(value, (int, float))}
+    width = max(map(len, numbers), default=0)
+    for key, value in numbers.items():
+        click.echo(f"{key:<{width}}  {value:.4g}")
+    for key, value in dict(found.get("facts", {})).items():
+        click.echo(f"{key}: {value}")
