@@ -8,7 +8,7 @@ Every factory is called as `factory(config, context)` with the parsed options an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import attrs
@@ -29,6 +29,14 @@ Need = Literal[
 @attrs.frozen
 class NoOptions:
     """The config class of a component that takes no options."""
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+def _needs(values: Iterable[Need]) -> frozenset[Need]:
+    return frozenset(values)
 
 
 def _valid_name(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
@@ -70,7 +78,7 @@ class ComponentSpec:
     target: str = attrs.field(validator=_valid_target)
     summary: str
     config: type = attrs.field(default=NoOptions, validator=_valid_config)
-    requires: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    requires: tuple[str, ...] = attrs.field(default=(), converter=_names)
     licence: str = ""
     citation: str = ""
     api: int = GENTLE_API
@@ -82,7 +90,7 @@ class ModalitySpec:
 
     name: str = attrs.field(validator=_valid_name)
     summary: str
-    reads_as: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_valid_names)
+    reads_as: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_valid_names)
     api: int = GENTLE_API
 
 
@@ -110,7 +118,7 @@ class AugmentationSpec(ComponentSpec):
         stage: "item" acts on single raw items before collation, "batch" on collated tensors on the device.
     """
 
-    modalities: tuple[str, ...] = attrs.field(converter=tuple, validator=[attrs.validators.min_len(1), _valid_names])
+    modalities: tuple[str, ...] = attrs.field(converter=_names, validator=[attrs.validators.min_len(1), _valid_names])
     stage: Literal["item", "batch"] = attrs.field(default="item", validator=attrs.validators.in_(("item", "batch")))
 
 
@@ -128,27 +136,27 @@ class LossSpec(ComponentSpec):
         modalities: the modalities it is made for; empty for any.
     """
 
-    needs: frozenset[Need] = attrs.field(default=frozenset(), converter=frozenset)
+    needs: frozenset[Need] = attrs.field(default=frozenset(), converter=_needs)
     scope: Scope = attrs.field(default="global", validator=attrs.validators.in_(("rows", "pairs", "moments", "global")))
     min_modalities: int = 2
     max_modalities: int | None = None
     unit: bool = True
     same_dimension: bool = True
-    modalities: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_valid_names)
+    modalities: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_valid_names)
 
 
 @attrs.frozen(kw_only=True)
 class DatasetSpec(ComponentSpec):
     """A dataset; its factory returns a `Dataset`. `modalities` are those it yields."""
 
-    modalities: tuple[str, ...] = attrs.field(converter=tuple, validator=[attrs.validators.min_len(1), _valid_names])
+    modalities: tuple[str, ...] = attrs.field(converter=_names, validator=[attrs.validators.min_len(1), _valid_names])
 
 
 @attrs.frozen(kw_only=True)
 class TaskSpec(ComponentSpec):
     """A downstream evaluation for `gentle eval`; its factory returns a `Task`. `modalities` are those it reads."""
 
-    modalities: tuple[str, ...] = attrs.field(converter=tuple, validator=[attrs.validators.min_len(1), _valid_names])
+    modalities: tuple[str, ...] = attrs.field(converter=_names, validator=[attrs.validators.min_len(1), _valid_names])
 
 
 KINDS: dict[str, type] = {
