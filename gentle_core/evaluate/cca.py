@@ -272,6 +272,7 @@ def fit_select(
         dimensions: tried where smaller than the full dimension, which is always tried.
 
     Of settings with equal mean recall, the one with the higher mean reciprocal rank wins, then the first tried.
+    The best of many settings is a little too good on the data that chose it: report other data where there are any.
     Raises:
         DataError: fewer than two pairs, or no validation pair.
     """
