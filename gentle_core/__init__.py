@@ -52,8 +52,5 @@ def run(
     resolved = load_recipe(recipe, changes, catalog)
 
     from gentle_core.engine.run import run_recipe
-    from gentle_core.report.build import build_report
 
-    result = run_recipe(resolved, free_directory(resolved) if out is None else Path(out), resume)
-    build_report(result.out)
-    return result
+    return run_recipe(resolved, free_directory(resolved) if out is None else Path(out), resume)

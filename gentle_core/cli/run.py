@@ -44,10 +44,8 @@ def run(recipe: str, out: Path | None, sets: tuple[str, ...], resume: str, find_
 
     # The recipe is sound: only now pay for torch.
     from gentle_core.engine.progress import Display
-    from gentle_core.engine.run import display_summary, run_recipe
-    from gentle_core.report.build import build_report
+    from gentle_core.engine.run import run_recipe
 
     display = Display()
     display.say(f"run directory: {out}")
-    result = run_recipe(resolved, out, resume, display)
-    display_summary(display, result, build_report(out))
+    run_recipe(resolved, out, resume, display)

@@ -20,8 +20,8 @@ def test_modules_that_load_without_torch() -> None:
     code = """
 import importlib, pkgutil, sys
 import gentle_core.cli, gentle_core.recipe
-names = ["api", "batch", "builtin", "catalog", "errors", "factory", "hookspecs", "plugins", "protocols", "schedule", "specs"]
-names += ["data.pools", "data.rows", "data.streams"]
+names = ["api", "batch", "builtin", "catalog", "errors", "factory", "hookspecs", "plugins", "protocols", "schedule"]
+names += ["specs", "data.pools", "data.rows", "data.streams"]
 for package in (gentle_core.cli, gentle_core.recipe):
     prefix = package.__name__.removeprefix("gentle_core.")
     names += [f"{prefix}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
