@@ -87,6 +87,23 @@ def component_config(entry: Entry, options: Mapping[str, Any]) -> Any:
         raise RecipeError([f"{entry.full_name}: {dotted(path)}: {text}" for path, text in error.faults]) from error
 
 
+def load_component(
+    catalog: Catalog, kind: str, name: str, sets: Sequence[str] | Mapping[str, Any] = ()
+) -> tuple[Entry, Any]:
+    """A component by itself, with options from settings alone: `gentle eval RUN TASK --set path=data`.
+
+    Raises:
+        ComponentError: there is no such component.
+        RecipeError: with every option that does not fit.
+    """
+    entry = catalog.get(kind, name)
+    layer = read_sets(sets, Layer({}, {}, entry.full_name))
+    try:
+        return entry, structure(layer.data, entry.spec.config)
+    except Invalid as error:
+        raise RecipeError(Findings(layer).lines(error.faults)) from error
+
+
 def differences(before: str, after: str) -> list[str]:
     """Dotted keys in which two recipes (TOML text) differ."""
     return sorted(_differences(tomllib.loads(before), tomllib.loads(after), ""))

@@ -26,7 +26,7 @@ from gentle_core.recipe import (
     free_directory,
     load_recipe,
 )
-from gentle_core.recipe.load import component_config
+from gentle_core.recipe.load import component_config, load_component
 from gentle_core.schedule import Schedule
 
 
@@ -325,6 +325,19 @@ def test_component_config(catalog: Catalog) -> None:
     assert component_config(entry, {"temperature": 1}).temperature == 1
     with pytest.raises(RecipeError, match="core/clip: temperatur: unknown key"):
         component_config(entry, {"temperatur": 1})
+
+
+def test_component_by_itself(catalog: Catalog, recipe_file: Path, tmp_path: Path) -> None:
+    entry, config = load_component(catalog, "encoder", "cnn", ["width=7", "folder=x"])
+    assert entry.full_name == "toy/cnn" and config.width == 7 and config.folder == tmp_path / "x"
+    with pytest.raises(RecipeError) as caught:
+        load_component(catalog, "encoder", "cnn", ["wdith=7", "rate=fast"])
+    assert caught.value.problems == [
+        "--set wdith: unknown key — did you mean 'width'?",
+        "--set rate: should be a number, not 'fast' (a string)",
+    ]
+    with pytest.raises(RecipeError, match="toy/noise: p: is missing"):
+        load_component(catalog, "augmentation", "noise")
 
 
 def test_differences(catalog: Catalog, recipe_file: Path) -> None:
