@@ -20,14 +20,8 @@ def measure(
     embedded: Embedded, pairs: Sequence[tuple[str, str]], shortcuts: Sequence[str], seed: int, scorer: Any = None
 ) -> dict[str, float]:
     """Flat metrics of a split: retrieval, geometry, shortcuts, and the distribution distances beside their floors."""
-    attributes = {
-        name: {tower: columns[name] for tower, columns in embedded.attributes.items() if name in columns}
-        for name in shortcuts
-    }
     metrics = dict(
-        evaluate_embeddings(
-            embedded.z, embedded.samples, attributes=attributes, pairs=pairs, shortcuts=shortcuts, scorer=scorer
-        )
+        evaluate_embeddings(embedded.z, embedded.samples, embedded.attributes, pairs, shortcuts, scorer=scorer)
     )
     metrics |= distribution_distances(embedded, pairs, seed)
     return {name: float(value) for name, value in metrics.items()}
