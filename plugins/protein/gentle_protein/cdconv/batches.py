@@ -23,6 +23,7 @@ class Geometry(TypedDict):
 
     Attributes:
         displacement: (N, 6), Eq. 12.
+        order: (N,) the residues in the order of the first stage.
         stages: the edges of each stage.
         pairs: for each stage but the last, the residues (N', 2) whose mean is a residue of the next.
         chains: the residues of each chain at the last stage.
@@ -30,6 +31,7 @@ class Geometry(TypedDict):
     """
 
     displacement: Tensor
+    order: Tensor
     stages: list[Stage]
     pairs: list[Tensor]
     chains: Neighbourhood
@@ -65,17 +67,19 @@ def flat_geometry(positions: Tensor, chains: Chains, config: CDConvConfig, noise
 
 def padded_geometry(flat: ChainGeometry, chains: Chains, config: CDConvConfig) -> Geometry:
     """The form that the layers read."""
-    device = flat.displacement.device
     levels = stage_chains(chains, len(config.radii))
+    padded = [
+        layout.stage(edges, sum(level.lengths), config.kernel_size)
+        for edges, level in zip(flat.stages, levels, strict=True)
+    ]
+    numberings = [numbering for _, numbering in padded]
     return Geometry(
         displacement=flat.displacement,
-        stages=[
-            layout.stage(edges, sum(level.lengths), config.kernel_size)
-            for edges, level in zip(flat.stages, levels, strict=True)
-        ],
-        pairs=[layout.pairs(level, device) for level in levels[:-1]],
-        chains=layout.whole_chains(levels[-1], device),
-        lengths=torch.tensor(levels[-1].lengths, device=device),
+        order=numberings[0].order,
+        stages=[stage for stage, _ in padded],
+        pairs=[layout.pairs(*args) for args in zip(levels, numberings, numberings[1:], strict=False)],
+        chains=layout.whole_chains(levels[-1], numberings[-1]),
+        lengths=torch.tensor(levels[-1].lengths, device=flat.displacement.device),
     )
 
 

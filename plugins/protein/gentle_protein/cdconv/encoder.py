@@ -54,7 +54,7 @@ class CDConvEncoder(EncoderModule):
         self.config = config
         self.width = config.channels[-1]
         if config.input == "displacement":
-            self.embedding: nn.Module = nn.Linear(6, config.input_channels)
+            self.embedding: nn.Linear | nn.Embedding = nn.Linear(6, config.input_channels)
         else:
             self.embedding = nn.Embedding(RESIDUE_TYPES, config.input_channels)
         widths = (config.embedding_channels, *config.channels)
@@ -94,7 +94,7 @@ class CDConvEncoder(EncoderModule):
         else:
             geometry = inputs["geometry"]
 
-        x = self._embed(inputs, geometry)
+        x = self._embed(inputs, geometry).index_select(0, geometry["order"])
         for level, blocks in enumerate(self.stages):
             if level:
                 pairs = geometry["pairs"][level - 1]

@@ -1,10 +1,11 @@
 """The convolution and the residual block.
 
-Shapes: N residues, M slots for neighbours, l taps, K kernels, C channels.
+Shapes: N residues, S slots for neighbours, l taps, K kernels, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,28 +18,51 @@ from gentle_protein.cdconv.layout import Neighbourhood, Stage
 
 
 class _WeightedSums(torch.autograd.Function):
-    """out[n, k] = Σ_m weights[n, m, k] · x[sources[n, m]], of shape (N, K, C).
+    """out[n, k] = Σ over slots of target n: weights[slot, k] · x[source of slot], of shape (N, K, C).
 
     The backward pass reads neighbours again instead of keeping them, and sums gradients over `mirror` instead of
     scattering them: less memory, no atomics, the same bits every time on every device.
     """
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor, sources: Tensor, mirror: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, x, sources, mirror)
-        return torch.bmm(weights.mT, _rows(x, sources))
+    def forward(ctx: Any, weights: Tensor, x: Tensor, around: Neighbourhood) -> Tensor:
+        sources, mirror = around["sources"], around["mirror"]
+        ctx.save_for_backward(weights, x, *sources, *mirror)
+        out = x.new_empty(sum(map(len, sources)), weights.shape[1], x.shape[1])
+        for own_weights, group, sums in zip(_slots(weights, sources), sources, _targets(out, sources), strict=True):
+            torch.bmm(own_weights.mT, _rows(x, group), out=sums)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        weights, x, sources, mirror = ctx.saved_tensors
-        d_weights = torch.bmm(_rows(x, sources), grad.mT) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return d_weights, None, None, None
-        by_slot = grad.new_empty(sources.numel() + 1, x.shape[1])  # the last row stands for "no further slot"
-        torch.bmm(weights, grad, out=by_slot[:-1].view(*sources.shape, -1))
-        by_slot[-1] = 0
-        return d_weights, _rows(by_slot, mirror).sum(1), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, x, *groups = ctx.saved_tensors
+        sources, mirror = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+        d_weights, d_x = torch.empty_like(weights), torch.empty_like(x)
+        d_rows = x.new_empty(len(weights) + 1, x.shape[1])
+        d_rows[-1] = 0  # stands for "no further slot"
+        by_group = (_slots(weights, sources), _slots(d_weights, sources), _slots(d_rows[:-1], sources))
+        for d_sums, group, own, d_own, d_gathered in zip(_targets(grad, sources), sources, *by_group, strict=True):
+            torch.bmm(_rows(x, group), d_sums.mT, out=d_own)
+            torch.bmm(own, d_sums, out=d_gathered)
+        for group, d_sources in zip(mirror, _targets(d_x, mirror), strict=True):
+            torch.sum(_rows(d_rows, group), 1, out=d_sources)
+        return d_weights, d_x, None
+
+
+def _targets(rows: Tensor, groups: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Views of the rows (N, …) of each group."""
+    return rows.split([len(group) for group in groups])
+
+
+def _slots(slots: Tensor, groups: Sequence[Tensor]) -> list[Tensor]:
+    """Views (N_g, M_g, …) of the slots (S, …) of each group."""
+    parts = slots.split([group.numel() for group in groups])
+    return [part.view(*group.shape, -1) for part, group in zip(parts, groups, strict=True)]
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    return x.index_select(0, index.view(-1)).view(*index.shape, x.shape[-1])
 
 
 class _Rearrange(torch.autograd.Function):
@@ -50,30 +74,26 @@ class _Rearrange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(back)
-        return _rows(x, places)
+        return x.index_select(0, places)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
-        return grad.reshape(-1, grad.shape[-1]).index_select(0, back.view(-1)), None, None
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    return x.index_select(0, index.reshape(-1)).view(*index.shape, x.shape[-1])
+        return grad.index_select(0, back), None, None
 
 
 def weighted_sums(weights: Tensor, x: Tensor, around: Neighbourhood) -> Tensor:
-    """Sums of rows of x (N', C) over the slots of `around`, weighted by (N, M, K): (N, K, C), in the weights' dtype."""
+    """Sums of rows of x (N', C) over the slots of `around`, weighted by (S, K): (N, K, C), in the weights' dtype."""
     with torch.autocast(x.device.type, enabled=False):
-        return _WeightedSums.apply(weights, x.to(weights.dtype), around["sources"], around["mirror"])
+        return _WeightedSums.apply(weights, x.to(weights.dtype), around)
 
 
 def chain_means(x: Tensor, chains: Neighbourhood, lengths: Tensor) -> Tensor:
     """Mean of x (N, C) over each of B chains of `lengths` residues: (B, C), never below float32."""
-    inside = torch.arange(chains["sources"].shape[1], device=x.device) < lengths[:, None]
+    inside = torch.arange(chains["sources"][0].shape[1], device=x.device) < lengths[:, None]
     weights = inside.to(torch.promote_types(x.dtype, torch.float32)) / lengths[:, None]
-    return weighted_sums(weights[:, :, None], x, chains).squeeze(1)
+    return weighted_sums(weights.view(-1, 1), x, chains).squeeze(1)
 
 
 class CDConv(nn.Module):
