@@ -165,7 +165,8 @@ class Draft:
         own = _sound_fields(table, cls)
         options = own.pop("options", {})
         default = attrs.fields_dict(cls)["use"].default
-        use = own.pop("use", default if isinstance(default, str) and "use" not in (table or {}) else None)
+        has_default = isinstance(default, str) and isinstance(table, Mapping) and "use" not in table
+        use = own.pop("use", default if has_default else None)
         part = Part(path, own)
         if use is not None:
             own_keys = [name for name in option_names(cls) if name not in ("use", "options", "config")]

@@ -97,7 +97,7 @@ def read_text(text: str, name: str, folder: Path, chain: tuple[Path, ...] = ()) 
 def _extended(layer: Layer) -> list[str]:
     parents = layer.data.pop(EXTENDS, [])
     parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not all(isinstance(p, str) for p in parents):
+    if not isinstance(parents, list) or not all(isinstance(p, str) and p and "\0" not in p for p in parents):
         raise RecipeError(f"{layer.where((EXTENDS,))}: {EXTENDS}: should be a file name or an array of file names")
     return parents
 

@@ -208,7 +208,7 @@ def _string(value: Any, _: Any) -> str:
 
 def _path(value: Any, _: Any) -> Path:
     """Relative to the recipe that holds it, or to the working directory where it comes from elsewhere."""
-    if not isinstance(value, (str, Path)) or not str(value):
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise Invalid(_expected("a path", value))
     folder = value.folder if isinstance(value, Sourced) else Path.cwd()
     return Path(os.path.abspath(folder / Path(value).expanduser()))

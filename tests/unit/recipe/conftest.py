@@ -12,30 +12,7 @@ from gentle_core.catalog import Catalog, Entry, Plugin
 from gentle_core.plugins import discover
 from gentle_core.specs import AugmentationSpec, DatasetSpec, EncoderSpec, LossSpec, ModalitySpec
 
-RECIPE = """\
-name = "test"
-
-[dataset]
-use = "toy/pairs"
-paired = 0.5
-
-[towers.left]
-modality = "sound"
-encoder = { use = "toy/cnn", width = 8 }
-
-[towers.right]
-modality = "text"
-encoder = { use = "toy/bow" }
-augment = [
-    { use = "toy/noise", p = 0.1 },
-]
-
-[objective]
-use = "gentle"
-
-[train]
-steps = 10
-"""
+RECIPE = Path(__file__).with_name("toy.toml").read_text()
 
 
 @attrs.frozen

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
+import random
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+import tomli_w
 
 from gentle_core.builtin import GentleConfig
 from gentle_core.catalog import Catalog
@@ -28,6 +35,8 @@ from gentle_core.recipe import (
 )
 from gentle_core.recipe.load import component_config, load_component
 from gentle_core.schedule import Schedule
+
+TOY = Path(__file__).with_name("toy.toml").read_text()
 
 
 def problems(catalog: Catalog, recipe: object, *sets: str) -> list[str]:
@@ -377,3 +386,43 @@ assert not heavy, heavy
 def test_no_recipe_at_all(catalog: Catalog, wrong: object) -> None:
     with pytest.raises(TypeError, match="a recipe is a path, TOML text or"):
         load_recipe(wrong, catalog=catalog)  # type: ignore[arg-type]
+
+
+VALUES: list[object] = [
+    0, -1, 3.5, float("inf"), float("nan"), 10**30, True, "", "x", "\0", "toy/cnn", "core/sum", [], {}, [1], [[1]],
+    {"use": "clip"}, {"use": 3}, [{"use": "echo"}], [{"use": "clip", "weight": {"end": 1}}], datetime.date(2020, 1, 1),
+]  # fmt: skip
+KEYS = ["use", "terms", "width", "freeze", "clip", "pairs", "epochs", "x", "paired", "plugins", "options", "config",
+        "extends", "select", "proportional", "towers", "head"]  # fmt: skip
+
+
+def every_path(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from every_path(inner, (*path, key))
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_mangled_recipe_resolves_or_says_why(catalog: Catalog, seed: int) -> None:
+    rng = random.Random(seed)
+    data = tomllib.loads(TOY)
+    for _ in range(rng.randint(1, 3)):
+        path = rng.choice(list(every_path(data)))
+        table: Any = data
+        for key in path[:-1]:
+            table = table[key]
+        way = rng.random()
+        if way < 0.5:
+            table[path[-1]] = copy.deepcopy(rng.choice(VALUES))
+        elif way < 0.7:
+            del table[path[-1]]
+        elif isinstance(table, dict):
+            table[rng.choice(KEYS)] = copy.deepcopy(rng.choice(VALUES))
+    try:
+        resolved = load_recipe(tomli_w.dumps(data) + "\n" if seed % 2 else data, catalog=catalog)
+    except RecipeError as error:
+        assert error.problems and all(0 < len(line) < 400 and "\n" not in line for line in error.problems)
+    else:
+        again = load_recipe(resolved.to_toml(), catalog=catalog)
+        assert again.recipe == resolved.recipe and again.to_toml() == resolved.to_toml()
