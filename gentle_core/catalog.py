@@ -6,7 +6,7 @@ Names are `owner/name`; a bare name works while it is unique. Nothing here build
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -76,11 +76,19 @@ class Catalog:
     Attributes:
         plugins: what was discovered, by owner.
         problems: what could not be used; the rest works without it.
+        left_out: why an installed plugin was not loaded, by owner.
     """
 
-    def __init__(self, entries: Iterable[Entry], plugins: Iterable[Plugin] = (), problems: Iterable[Problem] = ()):
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        plugins: Iterable[Plugin] = (),
+        problems: Iterable[Problem] = (),
+        left_out: Mapping[str, str] | None = None,
+    ):
         self.plugins = tuple(plugins)
         self.problems = tuple(problems)
+        self.left_out = dict(left_out or {})
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         for entry in sorted(entries, key=lambda e: e.full_name):
             self._entries[entry.kind][entry.full_name] = entry
@@ -159,6 +167,8 @@ class Catalog:
                 return f"{name!r} is {_article(other)}, not {_article(kind)}" + did_you_mean(name, entries)
         if owner is not None and (broken := [p for p in self.problems if p.owner == owner]):
             return f"{message}: plugin {broken[0]}"
+        if owner in self.left_out:
+            return f"{message}: plugin {owner!r} is not loaded, since {self.left_out[owner]}"
         if owner is not None and owner not in self._owners():
             if close := close_to(owner, self._owners()):
                 return f"{message}, nor any plugin {owner!r} — did you mean {listed(f'{c}/{bare}' for c in close)}?"

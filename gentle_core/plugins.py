@@ -84,20 +84,20 @@ def discover(*, enabled: bool = True, allow: Iterable[str] | None = None, files:
     finder.take(
         _Source(CORE, "gentle-core", _core_version(), PLUGINS, partial(importlib.import_module, "gentle_core.builtin"))
     )
-    if enabled:
-        sources = list(_installed(finder.problems))
-        permitted = _allow_list(allow)
-        if permitted is not None:
-            for name in sorted(permitted - {n for s in sources for n in s.names}):
-                what, mend = "may load but is not installed", "install it, or mend GENTLE_PLUGINS"
-                finder.problems.append(Problem(name, name, "", what, mend))
-            sources = [s for s in sources if permitted & s.names]
-        for source in sources:
+    sources = list(_installed(finder.problems if enabled else []))
+    permitted = _allow_list(allow) if enabled else set()
+    for source in sources:
+        if permitted is None or permitted & source.names:
             finder.take(source)
+        else:
+            finder.left_out[source.owner] = "GENTLE_PLUGINS does not name it" if enabled else "plugins are switched off"
+    for name in sorted((permitted or set()) - {n for s in sources for n in s.names} - {CORE, "gentle-core"}):
+        what, mend = "may load but is not installed", "install it, or mend GENTLE_PLUGINS"
+        finder.problems.append(Problem(name, name, "", what, mend))
     for file in files:
         path = Path(file).expanduser().resolve()
         finder.take(_Source(path.stem, str(file), "", PLUGINS, partial(_import_file, path)))
-    return Catalog(finder.entries.values(), finder.plugins, finder.problems)
+    return Catalog(finder.entries.values(), finder.plugins, finder.problems, finder.left_out)
 
 
 class _Finder:
@@ -107,6 +107,7 @@ class _Finder:
         self.entries: dict[tuple[str, str], Entry] = {}
         self.plugins: list[Plugin] = []
         self.problems: list[Problem] = []
+        self.left_out: dict[str, str] = {}
         self._owners: dict[str, str] = {}
 
     def take(self, source: _Source) -> None:

@@ -36,7 +36,9 @@ def required_distributions(draft: Draft) -> None:
     known = {n for p in draft.catalog.plugins if p.components for n in (p.owner, p.distribution)}
     for number, name in enumerate(draft.fields.get("plugins", ())):
         if re.sub(r"[-_.]+", "-", name).lower() not in known:
-            draft.findings.problem(("plugins", number), f"{name} is not installed: pip install {name}")
+            broken = [p for p in draft.catalog.problems if name in (p.owner, p.distribution)]
+            why = f"cannot be used: {broken[0]}" if broken else f"is not there: pip install {name}"
+            draft.findings.problem(("plugins", number), f"{name} {why}")
     for path, entry in components(draft):
         missing = [name for name in entry.spec.requires if not _is_installed(name)]
         if missing:
@@ -220,7 +222,9 @@ def frozen_encoders(draft: Draft) -> None:
 
 
 def selection(draft: Draft) -> None:
-    """`train.select` names towers of the recipe."""
+    """`train.select` names towers of the recipe, and there are checkpoints to select from."""
+    if draft.train.select and not draft.train.evaluate_every:
+        draft.findings.hint(("train", "select"), "selects nothing without evaluate_every: there is only the last step")
     for name in re.findall(r"([\w-]+)->([\w-]+)", draft.train.select):
         for tower in name:
             if draft.towers and tower not in draft.towers:

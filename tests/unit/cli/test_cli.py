@@ -145,7 +145,7 @@ def test_module_and_no_arguments(capsys: Output) -> None:
         ),
         (["check", "recipe.toml", "--set", "dataset.broken=data"], 4, "sounds/: is empty"),
         (["check", "recipe.toml", "--set", "dataset.broken=code"], 3, "dataset toy/pairs (from gentle-toy 1.5) failed"),
-        (["check", "recipe.toml", "--no-plugins"], 2, "no plugin 'toy' is installed"),
+        (["check", "recipe.toml", "--no-plugins"], 2, "plugin 'toy' is not loaded, since plugins are switched off"),
         (["run", "recipe.toml", "--resume", "auto"], 2, "--resume needs --out"),
         (["run", "gone.toml"], 2, "gone.toml: no such file"),
         (["report", "nowhere"], 4, "nowhere is no run directory"),

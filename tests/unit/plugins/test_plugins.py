@@ -12,6 +12,7 @@ import pytest
 
 from gentle_core import hookspecs
 from gentle_core.catalog import Catalog, Problem
+from gentle_core.errors import ComponentError
 from gentle_core.plugins import _HOOKS, discover
 from gentle_core.specs import KINDS
 
@@ -204,6 +205,10 @@ def test_allow_list(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     assert owners(discover(allow=["audio"])) == {"audio"}
     assert owners(discover(allow=["gentle_other"])) == {"o_ther"}, "a distribution's name counts too"
     assert owners(discover(enabled=False)) == set()
+    with pytest.raises(ComponentError, match="plugin 'audio' is not loaded, since plugins are switched off"):
+        discover(enabled=False).get("encoder", "audio/cnn")
+    with pytest.raises(ComponentError, match="plugin 'audio' is not loaded, since GENTLE_PLUGINS does not name it"):
+        discover(allow=["core"]).get("encoder", "audio/cnn")
     monkeypatch.setenv("GENTLE_PLUGINS", "o_ther, no-such")
     catalog = discover()
     assert owners(catalog) == {"o_ther"}

@@ -179,7 +179,9 @@ ONE_PROBLEM: dict[str, tuple[list[Change], str]] = {
     "dotted path": ([('"toy/pairs"', '"os.system"')], "4: dataset.use: there is no dataset 'os.system'"),
     "code": ([('"toy/pairs"', '"os:system"')], "never import paths or code"),
     "packages": ([('"toy/bow"', '"toy/greedy"')], "needs more packages: pip install 'no-such-package>=2'"),
-    "plugin": ([('name = "test"', 'plugins = ["gentle-nose"]')], "1: plugins[0]: gentle-nose is not installed"),
+    "plugin": (
+        [('name = "test"', 'plugins = ["gentle-nose"]')],
+        "plugins[0]: gentle-nose is not there: pip install gentle-nose"),
     "reserved option": ([('"toy/bow"', '"clashing"')], "which is Gentle's own key here"),
     "pair of nobody": ([('"gentle"', '"gentle"\npairs = [["left", "rihgt"]]')], "did you mean 'right'?"),
     "pair with itself": ([('"gentle"', '"gentle"\npairs = [["left", "left"]]')], "pairs[0]: pairs 'left' with itself"),
@@ -280,6 +282,10 @@ HINTS: dict[str, tuple[list[Change], str]] = {
         "23: train.paired_rows: with one pair a batch",
     ),
     "no pairs": ([("paired = 0.5", "paired = 0")], "recipe.toml:18: objective: alpha > 0 but no pairs"),
+    "nothing to select from": (
+        [("steps = 10", 'steps = 10\nselect = "loss"')],
+        "23: train.select: selects nothing without evaluate_every",
+    ),
     "SDD alone": ([('"gentle"', '"gentle"\nmu = 0')], "recipe.toml:18: objective: eta > 0 with mu = 0"),
 }
 
