@@ -19,7 +19,7 @@ from gentle_core.cli import COMMANDS, INTERNAL, INTERRUPTED, gentle, invoke
 
 PLUGIN = '''
     import attrs
-    from gentle_core.api import AugmentationSpec, BuildContext, DataError, DatasetSpec, EncoderSpec, ItemIndex, hookimpl
+    from gentle_core.api import DataError, DatasetSpec, EncoderSpec, ItemIndex, TaskSpec, hookimpl
 
     @attrs.frozen
     class PairsConfig:
@@ -58,6 +58,10 @@ PLUGIN = '''
     def gentle_datasets():
         return [DatasetSpec(name="pairs", modalities=("sound", "text"), config=PairsConfig, target="{module}:build",
                             summary="Pairs", licence="CC0-1.0")]
+
+    @hookimpl
+    def gentle_tasks():
+        return [TaskSpec(name="task", modalities=("text",), config=PairsConfig, target="nowhere:build", summary="")]
 
     @hookimpl
     def gentle_encoders():
@@ -149,7 +153,9 @@ def test_module_and_no_arguments(capsys: Output) -> None:
         (["run", "recipe.toml", "--resume", "auto"], 2, "--resume needs --out"),
         (["run", "gone.toml"], 2, "gone.toml: no such file"),
         (["report", "nowhere"], 4, "nowhere is no run directory"),
-        (["eval", "nowhere", "toy/task"], 4, "nowhere is no run directory"),
+        (["eval", "nowhere", "toy/task"], 4, "there is no run directory nowhere"),
+        (["eval", ".", "tsk"], 3, "there is no task 'tsk' — did you mean 'toy/task'?"),
+        (["eval", ".", "task", "--set", "cuont=1"], 2, "--set cuont: unknown key — did you mean 'count'?"),
         (["plugins", "info", "pears"], 3, "there is no component or plugin 'pears' — did you mean"),
         (["plugins", "check", "toi"], 3, "there is no plugin 'toi' — did you mean 'toy'?"),
     ],
@@ -285,7 +291,7 @@ def test_list_by_modality(toy: Path, capsys: Output) -> None:
     out = capsys.readouterr().out
     assert out == (
         "sound\n  encoder  toy/cnn    A CNN\n  dataset  toy/pairs  Pairs\n\n"
-        "text\n  encoder  toy/bow    A bag\n  dataset  toy/pairs  Pairs\n"
+        "text\n  encoder  toy/bow    A bag\n  dataset  toy/pairs  Pairs\n  task     toy/task\n"
     )
 
 
@@ -330,7 +336,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         calls.append({"recipe": resolved.recipe, "out": out, "resume": resume})
         return SimpleNamespace(out=out, metrics={}, baselines={})
 
-    def evaluate_run(directory: Path, task: str, sets: Any) -> Any:
+    def evaluate_run(directory: Path, task: str, sets: Any, **_: Any) -> Any:
         calls.append({"directory": directory, "task": task, "sets": sets})
         return {"accuracy": 0.5, "facts": {"kept": 3}}
 
@@ -389,10 +395,10 @@ def test_run_with_a_single_file_plugin(
 def test_eval_and_report(toy: Path, engine: list[dict[str, Any]], capsys: Output) -> None:
     Path("run").mkdir()
     Path("run/manifest.json").write_text("{}")
-    assert invoke(["eval", "run", "fold", "--set", "path=x"]) == 0
-    assert engine[-1] == {"directory": Path("run"), "task": "fold", "sets": ("path=x",)}
+    assert invoke(["eval", "run", "task", "--set", "broken=x"]) == 0
+    assert engine[-1] == {"directory": Path("run"), "task": "task", "sets": ("broken=x",)}
     assert capsys.readouterr().out == "accuracy  0.5\nkept: 3\n"
-    assert invoke(["eval", "run", "fold", "--json"]) == 0
+    assert invoke(["eval", "run", "task", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"accuracy": 0.5, "facts": {"kept": 3}}
     assert invoke(["report", "run"]) == 0
     assert capsys.readouterr().out == "run/report.html\n"
