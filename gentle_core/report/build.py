@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import attrs
 import jinja2
 from markupsafe import Markup
 
@@ -49,7 +50,8 @@ def render(run: RunData) -> str:
     """The page as text."""
     g = gather(run)
     here = Path(__file__).parent
-    return _environment().get_template("template.html.jinja").render(
+    template = _environment().get_template("template.html.jinja")
+    return template.render(
         title=str(run.resolved.get("name") or run.path.resolve().name),
         description=str(run.resolved.get("description") or ""),
         style=Markup((here / "style.css").read_text(encoding="utf-8")),
@@ -64,7 +66,7 @@ def render(run: RunData) -> str:
         learning=_learning(g),
         geometry=curves.geometry_panels(run.lines.get("val", []), run.towers),
         diagnostics=curves.diagnostic_panels(run.lines.get("train", []), run.towers),
-        picture=_map(g),
+        picture=_picture(g),
         examples=_examples(g),
         towers=run.towers,
         bars=sections.batch_bars(run),
@@ -145,33 +147,54 @@ def _pairs_only(g: Gathered) -> RunData | None:
     return g.run.baselines.get("pairs_only")
 
 
-def _map(g: Gathered) -> Mapping[str, Any] | None:
-    """The 2-D map, how it was made, the gap between the modalities, and the similarities of pairs."""
+@attrs.frozen(kw_only=True)
+class Picture:
+    """The 2-D map and what is said beside it.
+
+    Attributes:
+        svg, keys: the drawing and its legend.
+        method, explained, points, lines: how the plane came about, how many points it shows, how many pairs are joined.
+        pair: the two towers whose centroids lie `gap` apart; None where only one has embeddings.
+        histogram: similarities of matched pairs (mean `matched`) and of random pairs (mean `strangers`); may be empty.
+    """
+
+    svg: str
+    keys: tuple[Key, ...]
+    method: str
+    explained: float | None
+    points: int
+    lines: int
+    pair: tuple[str, str] | None = None
+    gap: float | None = None
+    histogram: str = ""
+    matched: float | None = None
+    strangers: float | None = None
+
+
+def _picture(g: Gathered) -> Picture | None:
     method = table(g.run.resolved.get("report")).get("map", "pca")
-    if method == "none" or not g.embeddings:
-        return None
-    plan = maps.project(g.embeddings, "tsne" if method == "tsne" else "pca")
+    plan = None if method == "none" else maps.project(g.embeddings, "tsne" if method == "tsne" else "pca")
     if plan is None:
         return None
-    order = [tower for tower in g.run.towers if tower in g.embeddings] or list(g.embeddings)
-    pair = order[:2] if len(order) > 1 else None
-    found: dict[str, Any] = {
-        "svg": maps.map_svg(plan, g.run.towers),
-        "method": plan.method,
-        "explained": plan.explained,
-        "points": sum(map(len, plan.coordinates.values())),
-        "lines": maps.LINES,
-        "keys": [Key(f"m{_place(g.run.towers, tower)}", "dot", tower) for tower in plan.coordinates],
-        "pair": pair,
-    }
-    if pair is not None:
-        u, v = (g.embeddings[tower] for tower in pair)
-        matched, strangers = figures.similarities(u, v)
-        found["gap"] = maps.centroid_gap(u, v)
-        if len(matched) and len(strangers):
-            found |= {"matched": float(matched.mean()), "strangers": float(strangers.mean())}
-            found["histogram"] = figures.similarity_histogram(matched, strangers)
-    return found
+    shown = [tower for tower in plan.coordinates if len(g.embeddings[tower])]
+    picture = Picture(
+        svg=maps.map_svg(plan, g.run.towers),
+        keys=tuple(Key(f"m{(p := _place(g.run.towers, t))}", "", t, maps.SYMBOLS[p]) for t in shown),
+        method=plan.method,
+        explained=plan.explained,
+        points=sum(map(len, plan.coordinates.values())),
+        lines=len(maps.pair_lines(plan)[0]) if len(plan.coordinates) > 1 else 0,
+    )
+    order = [tower for tower in g.run.towers if tower in shown] or shown
+    if len(order) < 2:
+        return picture
+    u, v = (g.embeddings[tower] for tower in order[:2])
+    picture = attrs.evolve(picture, pair=(order[0], order[1]), gap=maps.centroid_gap(u, v))
+    matched, strangers = figures.similarities(u, v)
+    if not len(matched) or not len(strangers):
+        return picture
+    histogram = figures.similarity_histogram(matched, strangers)
+    return attrs.evolve(picture, histogram=histogram, matched=float(matched.mean()), strangers=float(strangers.mean()))
 
 
 def _place(towers: list[str], name: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from gentle_core.report.figures import DASHES, Panel
 from gentle_core.report.retrieval import CUTOFF
 from gentle_core.report.svg import COLOURS, draw, modality_colour
-from gentle_core.report.words import finite, fixed
+from gentle_core.report.words import finite
 
 Line = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ TERMS = {
     "clip": (
         "Contrastive loss on matched pairs",
         "How well each item picks its mate among the other matched rows of the batch. Lower is better; "
-        "falling far below the validation dots means memorising.",
+        "when it falls while held-out retrieval does not rise, the pairs are being memorised.",
     ),
     "ssl": (
         "Self-supervised loss",
@@ -31,7 +31,7 @@ TERMS = {
     ),
     "sdd": (
         "Semantic density distance (SDD)",
-        "How differently the two modalities are shaped: where one is dense and the other is not. It does not see a shift.",
+        "How differently the two modalities are shaped: where one is dense and the other is not. It sees no shift.",
     ),
 }
 """Heading and reading help of the terms that Gentle itself brings."""
@@ -71,7 +71,10 @@ def term_groups(lines: Sequence[Line]) -> dict[str, list[str]]:
 def term_panels(
     train: Sequence[Line], val: Sequence[Line], towers: Sequence[str], baseline: Sequence[Line] = ()
 ) -> list[Panel]:
-    """The whole loss and each term, with validation values as dots and the pairs-only baseline dashed."""
+    """The whole loss and each term; the pairs-only baseline dashed, null floors dotted.
+
+    Held-out distances are drawn apart: they are taken over another number of rows, on which their level depends.
+    """
     panels = []
     if len(series(train, "loss")[0]):
         caption = "The weighted sum that is minimised. Its level depends on the weights: compare shapes, not values."
@@ -87,7 +90,7 @@ def term_panels(
                 " The dotted line is its null floor, the value for two random samples of one distribution at this "
                 "batch size: at or below it there is nothing left to pull on."
             )
-        svg = _curve_panel(f"term-{head}", keys, train, val, towers, baseline if kind == "clip" else (), floor)
+        svg = _curve_panel(f"term-{head}", keys, train, (), towers, baseline if kind == "clip" else (), floor)
         panels.append(Panel(f"{title}{weight}", svg, caption))
     return panels
 
@@ -173,21 +176,21 @@ def validation_panels(
     if any(by_query.values()):
 
         def paint(axes: Axes) -> None:
-            for lines, dashed in ((baseline, True), (val, False)):
-                for index, tower in enumerate(towers):
-                    steps, values = _mean_series(lines, by_query[tower])
-                    style = DASHES["clip"] if dashed else "-"
-                    axes.plot(
-                        steps, values, color=modality_colour(index), linestyle=style, alpha=0.6 if dashed else 1.0,
-                        marker="" if dashed else "o", markersize=3.5,
-                    )  # fmt: skip
+            steps, values = _mean_series(baseline, [key for found in by_query.values() for key in found])
+            axes.plot(steps, values, color=COLOURS["clip"], linestyle=DASHES["clip"], linewidth=1.3)
+            for index, tower in enumerate(towers):
+                steps, values = _mean_series(val, by_query[tower])
+                axes.plot(steps, values, color=modality_colour(index), marker="o", markersize=3.5)
             if limit is not None:
                 axes.axhline(limit, color=COLOURS["muted"], linestyle=DASHES["muted"], linewidth=1.2)
             axes.set_ylim(bottom=0)
             axes.set_ylabel("%")
             _finish(axes, np.zeros(1))
 
-        note = "Share of held-out queries whose mate is among the first ten. Higher is better."
+        note = (
+            "Share of held-out queries whose mate is among the first ten, by the query's modality. Higher is better."
+            + (" The dashed line is CLIP on the same pairs, averaged over the directions." if len(baseline) else "")
+        )
         panels.append(Panel("Held-out retrieval, R@10", draw("val-recall", "Held-out R@10 by step", paint), note))
     equal = next((key for key in keys if key.endswith("/R@1_equal") and key.count("/") == 1), None)
     if equal:
@@ -195,6 +198,16 @@ def validation_panels(
         note = f"The same when all candidates have exactly the query's {name}: what {name} alone cannot explain."
         svg = _simple("val-equal", [(val, equal, "run", "-"), (val, f"{equal}_chance", "muted", DASHES["muted"])])
         panels.append(Panel(f"Equal-{name} R@1", svg, note))
+    for head in ("sdd", "mmd"):
+        floor = f"{head}_floor"
+        if len(series(val, head)[0]) and len(series(val, floor)[0]):
+            short = head.upper()
+            note = (
+                f"{short} between the modalities on held-out items, beside its null floor: the same figure between two "
+                "halves of one modality. At or below the floor there is nothing left to pull on."
+            )
+            svg = _simple(f"val-{head}", [(val, head, "run", "-"), (val, floor, "muted", DASHES["muted"])])
+            panels.append(Panel(f"Held-out {short}", svg, note))
     return panels
 
 
@@ -224,15 +237,14 @@ def diagnostic_panels(train: Sequence[Line], towers: Sequence[str]) -> list[Pane
         rows = [(train, key, _key_colour(key, towers), "-")]
         title = f"Gradient norm · {key.partition('/')[2] or 'whole'}"
         panels.append(Panel(title, _simple(f"norm-{key}", rows)))
-    for key, title in (("learning_rate", "Learning rate"), ("lr", "Learning rate"), ("rows_per_second", "Rows a second")):
+    for key, title in (
+        ("learning_rate", "Learning rate"),
+        ("tau", "Temperature τ"),
+        ("rows_per_second", "Rows a second"),
+    ):
         if len(series(train, key)[0]):
             panels.append(Panel(title, _simple(f"diagnostic-{key}", [(train, key, "run", "-")])))
     return panels
-
-
-def last_value(lines: Sequence[Line], key: str, digits: int = 3) -> str:
-    _, values = series(lines, key)
-    return fixed(values[-1] if len(values) else None, digits)
 
 
 def _mean_series(lines: Sequence[Line], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -258,6 +270,3 @@ def _simple(name: str, rows: Sequence[tuple[Sequence[Line], str, str, Any]]) -> 
         _finish(axes, np.concatenate(shown) if shown else np.zeros(0))
 
     return draw(name, f"{rows[0][1]} over steps", paint)
-
-
-Painter = Callable[[Axes], None]

@@ -58,10 +58,11 @@ def _example(embeddings: Mapping[str, Points], a: str, b: str, row: int) -> Exam
     correct = targets.samples == queries.samples[row]
     order = np.argsort(-scores, kind="stable")[:NEIGHBOURS]
     rank = 1 + int(((scores >= scores[correct].max() - 1e-6) & ~correct).sum())
-    neighbours = tuple(
-        Neighbour(str(targets.items[i]), float(scores[i]), bool(correct[i]), _attributes(targets, int(i))) for i in order
+    nearest = (
+        Neighbour(str(targets.items[i]), float(scores[i]), bool(correct[i]), _attributes(targets, i))
+        for i in order.tolist()
     )
-    return Example(a, b, str(queries.items[row]), _attributes(queries, row), rank, len(targets), neighbours)
+    return Example(a, b, str(queries.items[row]), _attributes(queries, row), rank, len(targets), tuple(nearest))
 
 
 def _attributes(points: Points, row: int) -> str:

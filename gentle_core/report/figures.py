@@ -19,11 +19,15 @@ DASHES = {"run": "-", "clip": (0, (5, 2)), "cca": (0, (5, 1.5, 1, 1.5)), "muted"
 
 @attrs.frozen
 class Key:
-    """One entry of a legend, set by the page: the colour's role, how the mark looks, what it stands for."""
+    """One entry of a legend, set by the page: the colour's role, how the mark looks, what it stands for.
+
+    `symbol` is a character that takes the mark's place.
+    """
 
     role: str
     mark: str
     label: str
+    symbol: str = ""
 
 
 @attrs.frozen
@@ -106,7 +110,7 @@ def similarity_histogram(matched: np.ndarray, strangers: np.ndarray) -> str:
 
     def paint(axes: Axes) -> None:
         both = np.concatenate([matched, strangers])
-        bins = np.linspace(float(both.min()), float(both.max()) + 1e-6, 41)
+        bins = np.linspace(float(both.min()), float(both.max()) + 1e-6, 41).tolist()
         for values, role in ((strangers, "muted"), (matched, "run")):
             colour = COLOURS[role]
             axes.hist(values, bins=bins, density=True, histtype="stepfilled", color=colour, alpha=0.22, linewidth=0)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from gentle_core.report import retrieval as r
-from gentle_core.report.rundir import Points, RunData, table
+from gentle_core.report.rundir import SPLITS, Points, RunData, table
 from gentle_core.report.verdict import Evidence, choose_split, find_clip
 from gentle_core.report.words import finite
 
@@ -24,7 +24,7 @@ class Gathered:
         step: step of the evaluation, where it is one from during the training.
         metrics: flat metrics of the run on that split.
         baselines: flat metrics of each baseline on that split.
-        embeddings: the run's embeddings of that split by tower.
+        embeddings: the run's embeddings of that split by tower, or of another split where that one has none.
         ranks: ranks by direction of the run, and of the baselines whose embeddings are there.
     """
 
@@ -62,7 +62,7 @@ class Gathered:
         found = {}
         recorded = table(self.run.results.get("comparisons"))
         for name, metrics in self.baselines.items():
-            difference = r.recorded_difference(table(recorded.get(name)).get(self.split))
+            difference = r.recorded_difference(table(recorded.get(name)).get(self.split or ""))
             difference = difference or r.paired_difference(self.ranks, self.baseline_ranks.get(name, {}))
             difference = difference or r.independent_difference(self.metrics, metrics)
             if difference:
@@ -82,7 +82,8 @@ def gather(run: RunData) -> Gathered:
         if split is not None:
             metrics, step = last[split], int(last[split]["step"])
     baselines = _baselines(run, split) if split is not None and step is None else {}
-    embeddings = run.embeddings.get(split or "", {})
+    held = [name for name in (split or "", *SPLITS, *run.embeddings) if name in run.embeddings]
+    embeddings = run.embeddings[held[0]] if held else {}
     return Gathered(
         run=run,
         split=split,

@@ -16,7 +16,8 @@ LARGEST = 800
 """Points on the map, over all modalities."""
 LINES = 40
 MARKS = ("o", "^", "s", "D", "v", "P")
-"""Marker by tower: the map reads without colour too."""
+SYMBOLS = "●▲■◆▼✚"
+"""Marker by tower, drawn and written: the map reads without colour too."""
 
 Method = Literal["pca", "tsne"]
 
@@ -62,13 +63,17 @@ def project(embeddings: Mapping[str, Points], method: Method = "pca", seed: int 
     explained = None
     if method == "tsne":
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         perplexity = min(30.0, (len(z) - 1) / 3)
-        plane = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(z)
+        # One thread: the order of its sums must not depend on the machine's load.
+        with threadpool_limits(1):
+            plane = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(z)
     else:
         from sklearn.decomposition import PCA
 
-        pca = PCA(n_components=min(2, z.shape[1]), svd_solver="full").fit(z)
+        with np.errstate(invalid="ignore"):  # all points in one place: no variance to explain
+            pca = PCA(n_components=min(2, z.shape[1]), svd_solver="full").fit(z)
         plane = pca.transform(z)
         plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
         explained = float(np.nan_to_num(pca.explained_variance_ratio_).sum())

@@ -175,7 +175,7 @@ def recorded_difference(comparison: Any, k: int = CUTOFF) -> Difference | None:
         return None
     entry = comparison.get(f"mean/R@{k}", comparison.get(f"R@{k}"))
     values = [finite(entry.get(key)) for key in ("difference", "low", "high")] if isinstance(entry, Mapping) else [None]
-    return None if None in values else Difference(*values)  # type: ignore[arg-type]
+    return None if None in values else Difference(*values)
 
 
 def independent_difference(run: Mapping[str, Any], base: Mapping[str, Any], k: int = CUTOFF) -> Difference | None:

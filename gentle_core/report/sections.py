@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from gentle_core.report import words
+from gentle_core.report.figures import Method
 from gentle_core.report.gather import Gathered
 from gentle_core.report.retrieval import directions, mean_recall, recall_interval
-from gentle_core.report.figures import Method
 from gentle_core.report.rundir import RunData, table
 from gentle_core.report.shortcuts import Shortcut, shortcuts
 from gentle_core.report.verdict import find_clip
@@ -19,7 +19,8 @@ from gentle_core.report.words import count, finite, fixed
 
 RECALLS = ("R@1", "R@5", "R@10")
 STOPPED = {
-    "interrupted": "This run was interrupted{at}: figures are those of that moment. The same command with --resume auto goes on.",
+    "interrupted": "This run was interrupted{at}; figures are those of that moment. "
+    "The same command with --resume auto goes on.",
     "failed": "This run failed{at}{why}.",
     "running": "This run had not finished when the report was made{at}.",
 }
@@ -81,16 +82,17 @@ def direction_tables(g: Gathered) -> list[Table]:
     for name in directions(g.metrics):
         query, _, target = name.partition("->")
         prefix = f"retrieval/{name}/"
-        columns = {
-            label: [finite(m.get(f"{prefix}{c}")) for c in (*RECALLS, "median_rank")] for label, (_, m) in methods(g).items()
-        }
-        best = _best(list(columns.values()))
-        rows = [
-            Row(label, methods(g)[label][0], _cells(values, best)) for label, values in columns.items() if any_known(values)
-        ]
-        guess = [finite(g.metrics.get(f"{prefix}{c}_chance")) for c in (*RECALLS, "median_rank")]
+        figures = (*RECALLS, "median_rank")
+        known = []
+        for label, (role, metrics) in methods(g).items():
+            values = [finite(metrics.get(f"{prefix}{figure}")) for figure in figures]
+            if any_known(values):
+                known.append((label, role, values))
+        best = _best([values for _, _, values in known])
+        rows = [Row(label, role, _cells(values, best)) for label, role, values in known]
+        guess = [finite(g.metrics.get(f"{prefix}{figure}_chance")) for figure in figures]
         if any_known(guess):
-            rows.append(Row("Chance", "muted", _cells(guess, [None] * 4)))
+            rows.append(Row("Chance", "muted", _cells(guess, [None] * len(figures))))
         found.append(Table(f"{query} → {target}", ("", *RECALLS, "median rank"), tuple(rows), ends=(query, target)))
     return found
 
@@ -117,15 +119,14 @@ def shortcut_tables(g: Gathered) -> list[tuple[Shortcut, Table]]:
     found = []
     for shortcut in shortcuts(g.metrics):
         key = f"{shortcut.name}/R@1_equal"
-        values = {label: finite(m.get(key)) for label, (_, m) in methods(g).items()}
-        known = [v for v in values.values() if v is not None]
-        best = max(known) if len(known) > 1 else None
-        rows = [
-            Row(label, methods(g)[label][0], (Cell(fixed(v), v == best),)) for label, v in values.items() if v is not None
-        ]
+        reached = [(label, role, finite(metrics.get(key))) for label, (role, metrics) in methods(g).items()]
+        known = [(label, role, value) for label, role, value in reached if value is not None]
+        best = max((value for _, _, value in known), default=0.0)
+        rows = [Row(label, role, (Cell(fixed(v), v == best and len(known) > 1),)) for label, role, v in known]
         if shortcut.equal_chance is not None:
             rows.append(Row("Chance", "muted", (Cell(fixed(shortcut.equal_chance)),)))
-        many = "" if shortcut.equal_queries is None else f" ({count(shortcut.equal_queries)} queries over both directions)"
+        queries = shortcut.equal_queries
+        many = "" if queries is None else f" ({count(queries)} queries over both directions)"
         note = f"Each query is compared with candidates of exactly its own {shortcut.name}{many}."
         found.append((shortcut, Table(f"R@1 at equal {shortcut.name}", ("", "R@1"), tuple(rows), note)))
     return found
@@ -174,8 +175,8 @@ def batch_bars(run: RunData) -> list[BatchBar]:
 def planned_steps(run: RunData) -> int | None:
     """Steps of the whole run, as planned."""
     for value in (table(run.manifest.get("data")).get("steps"), table(run.resolved.get("train")).get("steps")):
-        if finite(value):
-            return int(value)
+        if (steps := finite(value)) is not None:
+            return int(steps)
     return None
 
 
@@ -217,7 +218,8 @@ def tower_rows(run: RunData) -> list[TowerRow]:
         source = facts.get("source", facts.get("weights", words.DASH))
         if facts.get("model"):
             source = f"{facts['model']}, {source}"
-        rest = {k: v for k, v in facts.items() if k not in ("source", "weights", "model", "licence", "citation", "random")}
+        shown = ("source", "weights", "model", "licence", "citation", "random")
+        rest = {key: value for key, value in facts.items() if key not in shown}
         rows.append(
             TowerRow(
                 name=name,
@@ -266,7 +268,7 @@ def headline_facts(run: RunData) -> list[tuple[str, str]]:
         ("steps", count(steps) if steps in (done, None) or done is None else f"{count(done)} of {count(steps)}"),
         ("seed", None if m.get("seed") is None else str(m["seed"])),
         ("time", None if m.get("seconds") is None else words.duration(m["seconds"])),
-        ("started", m.get("started")),
+        ("started", str(m.get("started") or "")[:16].replace("T", " ")),
         ("status", m.get("status")),
     ]
     return [(label, str(value)) for label, value in found if value not in (None, "", words.DASH)]
@@ -296,4 +298,3 @@ def command(run: RunData) -> str:
     if isinstance(given, (list, tuple)):
         return shlex.join(str(part) for part in given)
     return str(given or "")
-

@@ -35,7 +35,7 @@ class Shortcut:
 
     @property
     def verdict(self) -> str:
-        """"beyond" (the model tells items of one value apart), "alone" (it does not) or "unknown"."""
+        """ "beyond" (the model tells items of one value apart), "alone" (it does not) or "unknown"."""
         if self.equal is None or self.equal_chance is None:
             return "unknown"
         if self.equal_queries:

@@ -11,17 +11,19 @@ import html
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 _ROLES = ("ink", "muted", "grid", "paper", "run", "clip", "cca", "m0", "m1", "m2", "m3", "m4", "m5")
 COLOURS = {role: f"#0f0e{code:02x}" for code, role in enumerate(_ROLES)}
 """Placeholder colour by role; `var(--role)` on the page."""
 _ROLE_OF = {colour: role for role, colour in COLOURS.items()}
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -58,14 +60,14 @@ def modality_colour(index: int) -> str:
 
 def panel(width: float = 4.2, height: float = 2.5) -> tuple[Figure, Axes]:
     """An empty figure of one axes, in inches (72 SVG units each); call it inside `rc_context(STYLE)`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr]
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
     return figure, figure.add_subplot()
 
 
 def draw(name: str, label: str, paint: Callable[[Axes], None], width: float = 4.2, height: float = 2.5) -> str:
     """Call `paint(axes)` on an empty panel and return it as SVG; `label` is what a screen reader says."""
-    with rc_context({**STYLE, "svg.hashsalt": name}):
+    settings: Any = STYLE | {"svg.hashsalt": name}
+    with rc_context(settings):
         figure, axes = panel(width, height)
         paint(axes)
         buffer = io.StringIO()

@@ -15,11 +15,12 @@ import attrs
 from gentle_core.report import retrieval as r
 from gentle_core.report.rundir import SPLITS, table
 from gentle_core.report.shortcuts import Shortcut, shortcuts
-from gentle_core.report.words import DASH, THIN, count, finite, listing, percent, plural, signed
+from gentle_core.report.words import THIN, count, finite, listing, percent, signed
 
 Tone = Literal["good", "even", "bad", "unknown"]
 K = r.CUTOFF
 FIRST = "ten"
+CLIP = "CLIP"
 
 
 @attrs.frozen
@@ -138,7 +139,7 @@ def _recall_sentence(e: Evidence) -> str:
         over = f", averaged over {len(names)} directions" if len(names) > 1 else ""
         share = percent(r.mean_recall(e.metrics))
         return f"{where}, the right partner is among the first {FIRST} for {share} of the queries{over}{guess}."
-    parts = []
+    parts: list[str] = []
     for name in names:
         query, target = name.split("->", 1)
         among = f" is among the first {FIRST}" if not parts else ""
@@ -158,16 +159,17 @@ def _learned(e: Evidence) -> Finding:
     if len(r.directions(e.metrics)) != 2:
         figures = figures.replace(", averaged over both directions", "")
     if value <= bound:
-        text = f"{figures}, and with {plural(n, 'query').replace('querys', 'queries')} up to {percent(bound)} by luck."
+        text = f"{figures}, and with {f'{count(n)} queries'} up to {percent(bound)} by luck."
         return Finding(question, "No", "bad", text)
     times = value / floor if floor else math.inf
     text = f"{figures}: {times:.1f} times as much." if times < 10 else f"{figures}: {times:.0f} times as much."
-    return Finding(question, "Barely" if times < 2 else "Yes", "even" if times < 2 else "good", text)
+    answer = "Barely" if times < 2 else "Somewhat" if times < 4 else "Yes"
+    return Finding(question, answer, "good" if times >= 4 else "even", text)
 
 
-def _interval(d: r.Difference) -> str:
-    text = f"difference {signed(d.value)} points, 95{THIN}% interval {signed(d.low)}…{signed(d.high)}"
-    return text if d.paired else f"{text}, from the averages alone"
+def _interval(d: r.Difference, other: str) -> str:
+    text = f"this run minus {other}: {signed(d.value)} points, 95{THIN}% interval {signed(d.low)}…{signed(d.high)}"
+    return text if d.paired else f"{text}, estimated from the averages alone"
 
 
 def _unpaired(e: Evidence, name: str | None) -> Finding:
@@ -183,15 +185,16 @@ def _unpaired(e: Evidence, name: str | None) -> Finding:
     d = e.differences.get(name)
     if none:
         text = f"{reached}; this run used no unpaired rows either, so nothing is learned about unpaired data"
-        return Finding(question, "Not tested", "unknown", f"{text} ({_interval(d)})." if d else f"{text}.")
+        return Finding(question, "Not tested", "unknown", f"{text} ({_interval(d, CLIP)})." if d else f"{text}.")
     if d is None:
         text = f"{reached}; too few held-out queries to say whether the difference is more than luck."
         return Finding(question, "Unknown", "unknown", text)
+    interval = _interval(d, CLIP)
     if d.sign > 0:
-        return Finding(question, "Yes, here", "good", f"{reached}: the unpaired terms helped here ({_interval(d)}).")
+        return Finding(question, "Yes, here", "good", f"{reached}: the unpaired terms helped here ({interval}).")
     if d.sign < 0:
-        return Finding(question, "It harms", "bad", f"{reached}: the unpaired terms did harm here ({_interval(d)}).")
-    text = f"{reached}: the unpaired terms brought nothing measurable here ({_interval(d)})."
+        return Finding(question, "It harms", "bad", f"{reached}: the unpaired terms did harm here ({interval}).")
+    text = f"{reached}: the unpaired terms brought nothing measurable here ({interval})."
     return Finding(question, "Not measurably", "even", text)
 
 
@@ -204,11 +207,12 @@ def _closed_form(e: Evidence, name: str | None) -> Finding:
     if d is None:
         text = f"{reached}; too few held-out queries to say whether the difference is more than luck."
         return Finding(question, "Unknown", "unknown", text)
+    interval = _interval(d, "CCA")
     if d.sign < 0:
-        return Finding(question, "No", "bad", f"{reached}, which is better than this run ({_interval(d)}).")
+        return Finding(question, "No", "bad", f"{reached}, which is better than this run ({interval}).")
     if d.sign > 0:
-        return Finding(question, "Yes", "good", f"{reached}, which is below this run ({_interval(d)}).")
-    return Finding(question, "On a par", "even", f"{reached}, on a par with this run ({_interval(d)}).")
+        return Finding(question, "Yes", "good", f"{reached}, which is below this run ({interval}).")
+    return Finding(question, "Not clearly", "even", f"{reached}: no measurable difference ({interval}).")
 
 
 def _cca_reached(e: Evidence, name: str) -> str:
@@ -238,7 +242,7 @@ def _shortcut(s: Shortcut, e: Evidence) -> Finding:
 
 def _random(towers: Sequence[str]) -> str:
     which = f"tower {towers[0]}" if len(towers) == 1 else f"towers {listing(towers)}"
-    return f"Pretrained weights were not found for {which}, which started from random ones: read every figure in that light."
+    return f"No pretrained weights were found for {which}, which started from random ones: read every figure so."
 
 
 def _trust(e: Evidence) -> Finding:
@@ -246,7 +250,7 @@ def _trust(e: Evidence) -> Finding:
     notes = []
     if e.seeds < 2:
         notes.append(
-            "One seed. The intervals cover the choice of held-out items, not the luck of initialisation and batches: "
+            "The intervals cover the choice of held-out items, not the luck of the training's seed: "
             "repeat with at least three seeds before claiming a difference."
         )
     else:
@@ -267,9 +271,9 @@ def _title(learned: Finding, unpaired: Finding, closed: Finding, lengths: Sequen
     if any(finding.tone == "bad" for finding in lengths):
         names = listing(s.name for s in shortcuts(e.metrics) if s.verdict == "alone")
         return f"Above chance, but {names} explains it"
-    start = "Barely above chance" if learned.tone == "even" else "The towers were aligned"
-    if learned.tone == "unknown":
-        start = "Retrieval was measured"
+    start = {"Barely": "Barely above chance", "Somewhat": "Above chance", "Yes": "The towers were aligned"}.get(
+        learned.answer, "Retrieval was measured"
+    )
     end = {
         "Yes, here": "and the unpaired data helped",
         "It harms": "but the unpaired data did harm",
@@ -281,6 +285,3 @@ def _title(learned: Finding, unpaired: Finding, closed: Finding, lengths: Sequen
     tail = "; CCA does better" if closed.tone == "bad" else ""
     comma = "" if e.unpaired_rows == 0 and end.startswith("from") else ","
     return f"{start}{comma} {end}{tail}"
-
-
-__all__ = ["DASH", "Evidence", "Finding", "Verdict", "choose_split", "find_cca", "find_clip", "verdict"]

@@ -75,7 +75,7 @@ def duration(seconds: Any) -> str:
 
 
 def listing(names: Iterable[str]) -> str:
-    """ "a", "a and b", "a, b and c". """
+    """ "a", "a and b", "a, b and c"."""
     *head, last = list(names) or [""]
     return f"{', '.join(head)} and {last}" if head else last
 
