@@ -78,6 +78,12 @@ def test_ties_count_against_us():
     assert (ranks(z, twins, range(33), range(66)).rank == 2).all()
 
 
+def test_a_difference_that_rounding_explains_is_a_tie_and_a_real_one_is_not():
+    z = np.array([[0.6, 0.8]])
+    assert ranks(z, np.stack([z[0], z[0] * (1 - 4e-16)]), [0], [0, 1]).rank.tolist() == [2]
+    assert ranks(z, np.stack([z[0], z[0] * (1 - 1e-9)]), [0], [0, 1]).rank.tolist() == [1]
+
+
 def test_several_mates_tied_with_each_other_do_not_hurt():
     z = np.float32([[1, 0], [0, 1]])
     assert ranks(z, np.repeat(z, 3, axis=0), [0, 1], [0, 0, 0, 1, 1, 1]).rank.tolist() == [1, 1]

@@ -30,8 +30,9 @@ def oracle_by_enumeration(attribute_u, attribute_v, samples_u, samples_v, k):
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 def test_oracle_is_the_mean_over_all_orders_of_ties(k):
     attribute_u, samples_u = [50, 80, 80, 100], ["a", "b", "c", "d"]
-    # c has two items, one of another length; 100 lies as far from 50 as 50 from 25.
-    attribute_v, samples_v = [50, 80, 80, 100, 25, 90], ["a", "b", "c", "d", "x", "c"]
+    # a's mate stands behind three others and ties with x (50 lies midway between 25 and 100 in log); c has two items,
+    # which tie with b's; d's mate stands behind four.
+    attribute_v, samples_v = [100, 80, 80, 130, 25, 80], ["a", "b", "c", "d", "x", "c"]
     found = oracle_recall(attribute_u, attribute_v, samples_u, samples_v, ks=(k,))
     assert found[f"R@{k}"] == pytest.approx(oracle_by_enumeration(attribute_u, attribute_v, samples_u, samples_v, k))
 

@@ -105,12 +105,14 @@ def test_mistakes_are_named():
 def test_a_scorer_reaches_retrieval_and_the_equal_pools():
     z, samples, attributes = two_towers()
 
-    def backwards(a, b):
-        return -(a.double() @ b.double().T)
+    warp = np.random.default_rng(5).normal(size=(6, 6))
 
-    m = evaluate_embeddings(z, samples, attributes, shortcuts=("length",), scorer=backwards)
+    def warped(a, b):  # not symmetric: the first tower's rows must come first in both directions
+        return a.double() @ torch.from_numpy(warp) @ b.double().T
+
+    m = evaluate_embeddings(z, samples, attributes, shortcuts=("length",), scorer=warped)
     turned = evaluate_embeddings(
-        {"sequence": -z["sequence"], "structure": z["structure"]}, samples, attributes, shortcuts=("length",)
+        {"sequence": z["sequence"] @ warp, "structure": z["structure"]}, samples, attributes, shortcuts=("length",)
     )
     for key in ("retrieval/sequence->structure/R@10", "retrieval/structure->sequence/MRR", "length/R@1_equal"):
         assert m[key] == turned[key]
