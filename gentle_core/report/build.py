@@ -60,6 +60,7 @@ def render(run: RunData) -> str:
         verdict=verdict(g.evidence),
         split=g.split,
         step=g.step,
+        comparison_title="Beside the baselines" if g.baselines else "Retrieval",
         direction_tables=sections.direction_tables(g),
         shortcut_tables=sections.shortcut_tables(g),
         comparison=_comparison(g),
@@ -105,9 +106,13 @@ def _comparison(g: Gathered) -> list[Panel]:
     if shown:
         caption = (
             "Dots are the share of held-out queries whose mate is among the first ten, bars their 95 % interval over "
-            "the choice of held-out items. The dotted line is chance. Overlapping bars are no proof of equality: the "
-            "interval of the difference above compares the same queries and is sharper."
+            "the choice of held-out items. The dotted line is chance."
         )
+        if g.baselines:
+            caption += (
+                " Overlapping bars are no proof of equality: the interval of the difference above compares the same "
+                "queries and is sharper."
+            )
         svg = figures.compare_methods(shown, chance(g.metrics))
         panels.append(Panel("Recall among the first ten", svg, caption))
     roles = sections.roles(g.baselines)
@@ -119,7 +124,7 @@ def _comparison(g: Gathered) -> list[Panel]:
             "How the share grows with the number of candidates one is willing to look at (logarithmic). "
             "The higher and the further left, the better; the dotted curve is chance."
         )
-        marks = {"run": "line", "clip": "dash", "cca": "dashdot"}
+        marks = {"run": "line", "clip": "dash", "cca": "dashdot", "other": "dash"}
         keys = tuple(Key(role, marks.get(role, "dots"), name) for name, role, _ in named)
         keys += (Key("muted", "dots", "Chance"),)
         panels.append(Panel("Recall at every cut-off", figures.recall_at_every_k(ranked), caption, keys))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from gentle_core.report.figures import DASHES, Panel
 from gentle_core.report.retrieval import CUTOFF
@@ -155,6 +156,7 @@ def _finish(axes: Axes, values: np.ndarray) -> None:
     """Axis labels, and a logarithmic scale for positive values that span two orders of magnitude."""
     if len(values) and values.min() > 0 and values.max() / values.min() > 100:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
     else:
         axes.locator_params(axis="y", nbins=5)
@@ -196,7 +198,9 @@ def validation_panels(
     if equal:
         name = equal.split("/")[0]
         note = f"The same when all candidates have exactly the query's {name}: what {name} alone cannot explain."
-        svg = _simple("val-equal", [(val, equal, "run", "-"), (val, f"{equal}_chance", "muted", DASHES["muted"])])
+        svg = _simple(
+            "val-equal", [(val, equal, "run", "-"), (val, f"{equal}_chance", "muted", DASHES["muted"])], zero=True
+        )
         panels.append(Panel(f"Equal-{name} R@1", svg, note))
     for head in ("sdd", "mmd"):
         floor = f"{head}_floor"
@@ -206,7 +210,7 @@ def validation_panels(
                 f"{short} between the modalities on held-out items, beside its null floor: the same figure between two "
                 "halves of one modality. At or below the floor there is nothing left to pull on."
             )
-            svg = _simple(f"val-{head}", [(val, head, "run", "-"), (val, floor, "muted", DASHES["muted"])])
+            svg = _simple(f"val-{head}", [(val, head, "run", "-"), (val, floor, "muted", DASHES["muted"])], zero=True)
             panels.append(Panel(f"Held-out {short}", svg, note))
     return panels
 
@@ -256,8 +260,8 @@ def _mean_series(lines: Sequence[Line], keys: Sequence[str]) -> tuple[np.ndarray
     return np.array([step for step, _ in rows]), np.array([value for _, value in rows])
 
 
-def _simple(name: str, rows: Sequence[tuple[Sequence[Line], str, str, Any]]) -> str:
-    """One line for each (lines, key, colour or its role, line style)."""
+def _simple(name: str, rows: Sequence[tuple[Sequence[Line], str, str, Any]], zero: bool = False) -> str:
+    """One line for each (lines, key, colour or its role, line style); with `zero` the axis starts there."""
 
     def paint(axes: Axes) -> None:
         shown = []
@@ -268,5 +272,7 @@ def _simple(name: str, rows: Sequence[tuple[Sequence[Line], str, str, Any]]) -> 
             axes.plot(steps, running_mean(values), color=COLOURS.get(colour, colour), linestyle=style, marker=mark,
                       markersize=3.5)  # fmt: skip
         _finish(axes, np.concatenate(shown) if shown else np.zeros(0))
+        if zero and axes.get_yscale() == "linear":
+            axes.set_ylim(bottom=0)
 
     return draw(name, f"{rows[0][1]} over steps", paint)

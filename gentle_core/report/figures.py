@@ -13,7 +13,7 @@ from gentle_core.report.rundir import Points
 from gentle_core.report.svg import COLOURS, draw
 
 RANDOM_PAIRS = 20_000
-DASHES = {"run": "-", "clip": (0, (5, 2)), "cca": (0, (5, 1.5, 1, 1.5)), "muted": (0, (1, 2))}
+DASHES = {"run": "-", "clip": (0, (5, 2)), "cca": (0, (5, 1.5, 1, 1.5)), "other": (0, (2, 1)), "muted": (0, (1, 2))}
 """Line style by role, so that figures read without colour too."""
 
 
@@ -58,7 +58,14 @@ def compare_methods(methods: Sequence[Method], chance: float | None) -> str:
             colour = COLOURS[method.role]
             if method.interval:
                 axes.plot(method.interval, (row, row), color=colour, linewidth=3, alpha=0.35, solid_capstyle="round")
-            axes.plot([method.recall], [row], "o" if method.role != "muted" else "D", color=colour, markersize=7)
+            axes.plot(
+                [method.recall],
+                [row],
+                "o" if method.role != "muted" else "D",
+                color=colour,
+                markersize=7,
+                clip_on=False,
+            )
         if chance is not None:
             axes.axvline(chance, color=COLOURS["muted"], linestyle=DASHES["muted"], linewidth=1.2)
         axes.set_yticks(range(len(methods)), [_short(method.label) for method in methods])

@@ -9,10 +9,16 @@ import attrs
 
 from gentle_core.report import retrieval as r
 from gentle_core.report.rundir import SPLITS, Points, RunData, table
-from gentle_core.report.verdict import Evidence, choose_split, find_clip
+from gentle_core.report.verdict import Evidence, choose_split
 from gentle_core.report.words import finite
 
 CLIP_NAME = "CLIP, pairs only"
+FOLDERS = {
+    CLIP_NAME: "pairs_only",
+    "CCA, closed form": "cca",
+    "CCA on the pairs-only features": "cca_pairs_only_features",
+}
+"""Where each baseline leaves its embeddings, under `baselines/`."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -54,7 +60,12 @@ class Gathered:
             seeds=int(finite(facts.get("seeds")) or 1),
             status=str(manifest.get("status", "finished")),
             step=self.step,
+            pending=not self.baselines and self._asks_for_pairs_only and manifest.get("status") != "finished",
         )
+
+    @property
+    def _asks_for_pairs_only(self) -> bool:
+        return table(self.run.resolved.get("baseline")).get("pairs_only") is True
 
     @property
     def differences(self) -> dict[str, r.Difference]:
@@ -95,7 +106,7 @@ def gather(run: RunData) -> Gathered:
         baseline_ranks={
             name: _ranks(child.embeddings.get(split or "", {}), baselines[name])
             for name in baselines
-            if (child := baseline_run(run, name, split)) is not None
+            if (child := baseline_run(run, name)) is not None
         },
     )
 
@@ -107,23 +118,18 @@ def _baselines(run: RunData, split: str) -> dict[str, Mapping[str, Any]]:
         metrics = table(table(splits).get(split))
         if r.mean_recall(metrics) is not None:
             found[str(name)] = metrics
+    names = {folder: name for name, folder in FOLDERS.items()}
     for folder, child in run.baselines.items():
         metrics = table(table(child.results.get("splits")).get(split))
-        name = CLIP_NAME if folder == "pairs_only" else folder.replace("_", " ")
+        name = names.get(folder, folder.replace("_", " "))
         if r.mean_recall(metrics) is not None and name not in found:
             found[name] = metrics
     return found
 
 
-def baseline_run(run: RunData, name: str, split: str | None = None) -> RunData | None:
-    """The folder behind a baseline's name: the one named after it, or for CLIP on the pairs `pairs_only`.
-
-    With `split`, only a folder that holds embeddings of that split.
-    """
-    slug = name.replace(",", "").replace(" ", "_")
-    names = [slug, "pairs_only"] if name == find_clip([name]) else [slug]
-    children = [run.baselines[n] for n in names if n in run.baselines]
-    return next((child for child in children if split is None or split in child.embeddings), None)
+def baseline_run(run: RunData, name: str) -> RunData | None:
+    """The folder behind a baseline's name: a known one, or the name with underscores for spaces."""
+    return run.baselines.get(FOLDERS.get(name, name.replace(",", "").replace(" ", "_")))
 
 
 def _ranks(embeddings: Mapping[str, Points], metrics: Mapping[str, Any]) -> Mapping[str, r.Ranks]:

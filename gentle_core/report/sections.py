@@ -22,7 +22,7 @@ STOPPED = {
     "interrupted": "This run was interrupted{at}; figures are those of that moment. "
     "The same command with --resume auto goes on.",
     "failed": "This run failed{at}{why}.",
-    "running": "This run had not finished when the report was made{at}.",
+    "running": "This report was made while the run was going on{at}.",
 }
 
 
@@ -56,8 +56,13 @@ class Table:
 
 def roles(baselines: Mapping[str, Any]) -> dict[str, str]:
     """The colour role of each baseline."""
-    clip = find_clip(baselines)
-    return {name: "clip" if name == clip else "cca" if "cca" in name.lower() else "muted" for name in baselines}
+    found = {}
+    free = {"clip", "cca"}
+    for name in baselines:
+        role = "clip" if name == find_clip(baselines) else "cca" if "cca" in name.lower() else "other"
+        found[name] = role if role in free else "other"
+        free.discard(role)
+    return found
 
 
 def methods(g: Gathered) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-_ROLES = ("ink", "muted", "grid", "paper", "run", "clip", "cca", "m0", "m1", "m2", "m3", "m4", "m5")
+_ROLES = ("ink", "muted", "grid", "paper", "run", "clip", "cca", "other", "m0", "m1", "m2", "m3", "m4", "m5")
 COLOURS = {role: f"#0f0e{code:02x}" for code, role in enumerate(_ROLES)}
 """Placeholder colour by role; `var(--role)` on the page."""
 _ROLE_OF = {colour: role for role, colour in COLOURS.items()}

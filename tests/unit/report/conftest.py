@@ -165,7 +165,7 @@ def write_run(
     baselines: dict[str, Any] = {}
     for label, folder, level in (
         ("CLIP, pairs only", "pairs_only", clip_noise),
-        ("CCA, closed form", "CCA_closed_form", cca_noise),
+        ("CCA, closed form", "cca", cca_noise),
     ):
         if level is None:
             continue

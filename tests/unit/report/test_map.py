@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gentle_core.report import maps
-from gentle_core.report.curves import running_mean, term_groups
+from gentle_core.report.curves import running_mean, term_groups, term_panels
 from gentle_core.report.examples import derive_examples
 from gentle_core.report.figures import similarities
 from gentle_core.report.rundir import Points
@@ -111,6 +111,12 @@ def test_running_mean_keeps_constants_and_short_series() -> None:
     noisy = np.random.default_rng(0).normal(size=400)
     slow = [noisy[max(0, i - 10) : i + 11].mean() for i in range(400)]
     assert running_mean(noisy) == pytest.approx(np.array(slow))
+
+
+def test_logarithmic_axes_are_labelled_in_plain_numbers() -> None:
+    lines = [{"step": step, "split": "train", "sdd": 10.0 ** (-step / 10)} for step in range(1, 41)]
+    svg = term_panels(lines, [], ["a", "b"])[0].svg
+    assert ">0.01<" in svg and "mathdefault" not in svg
 
 
 def test_drawings_carry_no_colour_of_their_own() -> None:

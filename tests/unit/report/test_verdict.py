@@ -178,6 +178,18 @@ def test_figures_from_during_the_training_and_from_validation_are_named() -> Non
     assert "status: interrupted" in finding(e, "sure").text and "flatters" in finding(e, "sure").text
 
 
+def test_baselines_that_are_still_to_come() -> None:
+    e = evidence(baselines={}, differences={}, pending=True, status="running")
+    assert finding(e, "unpaired").answer == "Not yet"
+    assert verdict(e).title.endswith("and the baselines are still to come")
+
+
+def test_in_a_small_pool_the_way_to_perfect_counts() -> None:
+    # 10 of 24 by guessing: no model can be three times better
+    assert verdict(evidence(metrics=flat(91.7, pool=24))).findings[0].answer == "Yes"
+    assert verdict(evidence(metrics=flat(60.0, pool=24))).findings[0].answer == "No"  # luck with 24 queries
+
+
 def test_many_directions_are_averaged() -> None:
     names = ["a->b", "b->a", "a->c", "c->a"]
     metrics = {f"retrieval/{n}/{k}": v for n in names for k, v in (("R@10", 20.0), ("candidates", 100.0))}
