@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,15 +10,19 @@ from torch import nn
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut, ParamGroups
 from gentle_core.builtin import Child, GentleConfig, SumConfig
 from gentle_core.errors import ComponentError
+from gentle_core.losses.cells import Cells
+from gentle_core.losses.clip import Clip
+from gentle_core.losses.common import CellLoss
 from gentle_core.losses.precision import nothing
 from gentle_core.modules import LossModule
 from gentle_core.schedule import weight_at
 
 
-class Composite(LossModule):
+class Composite(CellLoss):
     """Registered losses, each with a weight that may follow a schedule.
 
-    Parameters, `post_step` and the scorer of the children pass through.
+    Parameters, `post_step` and the scorer of the children pass through. Children made of reductions over cells share
+    one plan.
     """
 
     def __init__(self, children: Sequence[Child], context: BuildContext):
@@ -37,11 +41,21 @@ class Composite(LossModule):
         """The weight of each child at this step."""
         return [weight_at(child.weight, ctx.step, ctx.steps) for child in self.plan]
 
-    def forward(self, batch: AlignBatch, ctx: LossContext) -> LossOut:
+    def ask(self, batch: AlignBatch, ctx: LossContext, cells: Cells) -> Callable[[], LossOut]:
+        # One that looks at matched rows only asks last: it then sees whether their cells are computed anyhow.
+        order = sorted(range(len(self.parts)), key=lambda i: isinstance(self.parts[i], Clip))
+        asked = {i: self.parts[i].ask(batch, ctx, cells) for i in order if isinstance(self.parts[i], CellLoss)}
+
+        def finish() -> LossOut:
+            outs = [asked[i]() if i in asked else part(batch, ctx) for i, part in enumerate(self.parts)]
+            return self._sum(batch, outs, self.weights(ctx))
+
+        return finish
+
+    def _sum(self, batch: AlignBatch, outs: Sequence[LossOut], weights: Sequence[float]) -> LossOut:
         total = LossOut(nothing(*(rows.z for rows in batch.towers.values())))
         objective, exact = total.loss.detach(), True
-        for i, (part, weight) in enumerate(zip(self.parts, self.weights(ctx), strict=True)):
-            out = part(batch, ctx)
+        for i, (out, weight) in enumerate(zip(outs, weights, strict=True)):
             total.loss = total.loss + weight * out.loss
             objective = objective + weight * (out.loss if out.objective is None else out.objective).detach()
             exact = exact and out.objective is None

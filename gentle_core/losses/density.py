@@ -8,16 +8,18 @@ Shapes: m and n rows of two sets T and R, d dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut
 from gentle_core.builtin import SddConfig
-from gentle_core.losses.common import mean_over_pairs, tower_pairs
-from gentle_core.losses.distances import squared_distances, total_variance
+from gentle_core.losses.cells import Cells, LogSum
+from gentle_core.losses.common import CellLoss, mean_over_pairs, tower_pairs
+from gentle_core.losses.distances import total_variance
 from gentle_core.losses.precision import full_precision, nothing
-from gentle_core.modules import LossModule
 
 FLOOR_ROWS = 4096
 """Up to so many pooled rows the null floor is computed at every training step; beyond, in evaluation only."""
@@ -31,6 +33,9 @@ def sdd(
     normalise: bool = True,
     exclude_self: bool = False,
     detach_target: bool = False,
+    *,
+    tile: int | str = "auto",
+    group: Any = None,
 ) -> Tensor:
     """½[Γ(U,V) + Γ(V,U)], the densities κ(x,T) ∝ Σ_i exp(−‖x−t_i‖²/(b²σ(T))) in log space throughout.
 
@@ -45,88 +50,104 @@ def sdd(
             densities with the constant 1/(2mb²π) of Eq. 5. It is never negative either, and does see a shift.
         exclude_self: leave the term of t_i itself out of κ(t_i,T).
         detach_target: κ(t_i,T) is a constant in Γ(T,R).
+        tile, group: see `Cells`.
 
     Returns:
         A scalar.
     """
+    cells = Cells(tile, group)
+    finish = ask_sdd(cells, u, v, bandwidth, normalise, exclude_self, detach_target)
+    cells.run()
+    return finish()
+
+
+def ask_sdd(
+    cells: Cells,
+    u: Tensor,
+    v: Tensor,
+    bandwidth: float = 1.0,
+    normalise: bool = True,
+    exclude_self: bool = False,
+    detach_target: bool = False,
+) -> Callable[[], Tensor]:
+    """`sdd` as wishes to a plan, and what to do with the answers."""
     if len(u) < 2 or len(v) < 2:
-        return nothing(u, v)
-    # Scale-invariant, so a common factor is free: it keeps σ far from underflow. A power of two loses no digits.
-    size = torch.maximum(u.detach().abs().amax(), v.detach().abs().amax()).clamp_min(torch.finfo(u.dtype).tiny)
-    factor = torch.exp2(-size.log2().round())
-    u, v = u * factor, v * factor
-    rate_u, rate_v = (-1 / (bandwidth**2 * variance(x)) for x in (u, v))
-    between = squared_distances(u, v)
-    gammas = []
-    for inside, rate, across, other_rate in (
-        (squared_distances(u), rate_u, between, rate_v),
-        (squared_distances(v), rate_v, between.T, rate_u),
-    ):
-        within = inside * rate
-        if exclude_self:
-            within = within.masked_fill(torch.eye(len(within), dtype=torch.bool, device=u.device), -torch.inf)
-        own, foreign = within.logsumexp(1), (across * other_rate).logsumexp(1)
-        if not normalise:
-            own = own - math.log(len(own) - exclude_self) - math.log(2 * bandwidth**2 * math.pi)
-            foreign = foreign - math.log(across.shape[1]) - math.log(2 * bandwidth**2 * math.pi)
-        gammas.append(gamma(own.detach() if detach_target else own, foreign, normalise))
-    return torch.stack(gammas).mean()
+        return lambda: nothing(u, v)
+    rate_u, rate_v = (_rate(x, bandwidth) for x in (u, v))
+    own_u = cells.within(u).kernel(rate_u, diagonal=not exclude_self).ask("rows")
+    own_v = cells.within(v).kernel(rate_v, diagonal=not exclude_self).ask("rows")
+    u_in_v = cells.between(u, v).kernel(rate_v).ask("rows")
+    v_in_u = cells.between(u, v).kernel(rate_u).ask("columns")
+
+    def log_density(log_sums: LogSum, rows: int) -> Tensor:
+        # Normalised, the constant of Eq. 5 cancels.
+        return log_sums.value if normalise else log_sums.value - math.log(2 * rows * bandwidth**2 * math.pi)
+
+    def finish() -> Tensor:
+        gammas = []
+        for own, t, foreign, r in ((own_u.rows, u, u_in_v.rows, v), (own_v.rows, v, v_in_u.columns, u)):
+            p = log_density(own, len(t) - exclude_self)
+            gammas.append(_gamma(p.detach() if detach_target else p, log_density(foreign, len(r)), normalise))
+        return torch.stack(gammas).mean().to(u.dtype)
+
+    return finish
 
 
-def gamma(own: Tensor, foreign: Tensor, normalise: bool) -> Tensor:
+def _gamma(own: Tensor, foreign: Tensor, normalise: bool) -> Tensor:
     """Γ(T,R) of Eq. 4 from log κ(t_i,T) and log κ(t_i,R), both (m,).
 
-    In float64 where the device has it: the divergence falls with the number of rows, the rounding of a float32
-    normaliser does not, and of these vectors there are but four.
+    They come in float64: the divergence falls with the number of rows, a float32 normaliser's rounding does not.
     """
-    dtype = own.dtype
-    if own.device.type != "mps":
-        own, foreign = own.double(), foreign.double()
     if normalise:
         p, q = own.log_softmax(0), foreign.log_softmax(0)
-        return (p.exp() * (p - q)).sum().to(dtype)
-    return ((own.exp() - foreign.exp()) * (own - foreign)).mean().to(dtype)
+        return (p.exp() * (p - q)).sum()
+    return ((own.exp() - foreign.exp()) * (own - foreign)).mean()
 
 
-def variance(x: Tensor) -> Tensor:
-    """σ, but not below what rounding makes of a set whose rows are all the same, nor where 1/σ² would overflow."""
+def _rate(x: Tensor, bandwidth: float) -> Tensor:
+    """1/(b²σ); σ not below what rounding makes of a set whose rows are all the same, nor where 1/σ would overflow."""
     kind = torch.finfo(x.dtype)
     resolution = (kind.eps * x.detach().norm(dim=1).mean()).square()
-    return total_variance(x).clamp_min(resolution.clamp_min(kind.tiny**0.45))
+    sigma = total_variance(x).clamp_min(resolution.clamp_min(kind.tiny**0.45))
+    return (-sigma.log()).exp() / bandwidth**2
 
 
 @torch.no_grad()
-def sdd_floor(u: Tensor, v: Tensor, bandwidth: float = 1.0, **options: bool) -> Tensor:
+def sdd_floor(u: Tensor, v: Tensor, bandwidth: float = 1.0, **options: Any) -> Tensor:
     """What `sdd` gives for two samples of one distribution: the pooled rows, dealt out at random into m and n."""
     deal = torch.randperm(len(u) + len(v), generator=torch.Generator().manual_seed(0)).to(u.device)
     pooled = torch.cat([u, v])[deal]
     return sdd(pooled[: len(u)], pooled[len(u) :], bandwidth, **options)
 
 
-class Sdd(LossModule):
+class Sdd(CellLoss):
     """`core/sdd`: `sdd` averaged over tower pairs. Logs its null floor beside it."""
 
     def __init__(self, config: SddConfig):
         super().__init__()
         self.config = config
 
-    def forward(self, batch: AlignBatch, ctx: LossContext) -> LossOut:
+    def ask(self, batch: AlignBatch, ctx: LossContext, cells: Cells) -> Callable[[], LossOut]:
         c = self.config
         options = {"normalise": c.normalise, "exclude_self": c.exclude_self, "detach_target": c.detach_target}
-        values, floors = {}, []
+        asked, floors = {}, []
         for a, b in tower_pairs(batch, ctx):
-            u, v = batch.towers[a].z, batch.towers[b].z
-            values[a, b] = sdd(u, v, c.bandwidth, **options)
+            u, v = (cells.rows(batch.towers[name].z) for name in (a, b))
+            asked[a, b] = ask_sdd(cells, u, v, c.bandwidth, **options)
             if len(u) + len(v) <= FLOOR_ROWS or not ctx.training:
-                floors.append(sdd_floor(u, v, c.bandwidth, **options))
-        loss, logs = mean_over_pairs("sdd", values)
-        if floors:
-            logs["sdd_floor"] = torch.stack(floors).mean().item()
-        for name, rows in batch.towers.items():
-            if len(rows.z) > 1:
-                logs[f"sigma/{name}"] = total_variance(rows.z.detach()).item()
-        counts = sum(len(rows.z) for rows in batch.towers.values())
-        return LossOut(loss, terms={"sdd": loss}, counts={"sdd": counts}, logs=logs)
+                floors.append(sdd_floor(u, v, c.bandwidth, tile=ctx.tile, group=ctx.group, **options))
+
+        def finish() -> LossOut:
+            loss, logs = mean_over_pairs("sdd", {pair: value() for pair, value in asked.items()})
+            if floors:
+                logs["sdd_floor"] = torch.stack(floors).mean().item()
+            for name, rows in batch.towers.items():
+                if len(rows.z) > 1:
+                    logs[f"sigma/{name}"] = total_variance(rows.z.detach().float()).item()
+            counts = sum(len(rows.z) for rows in batch.towers.values())
+            return LossOut(loss, terms={"sdd": loss}, counts={"sdd": counts}, logs=logs)
+
+        return finish
 
 
 def build(config: SddConfig, context: BuildContext) -> Sdd:

@@ -1,10 +1,11 @@
-"""Squared distances from one matrix product, without losing the small ones.
+"""Distances and inner products from one matrix product, without losing the small ones.
 
-Shapes: B rows, m and n rows of two sets, d dimensions.
+Shapes: m and n rows of two sets x and y, d dimensions.
 """
 
 from __future__ import annotations
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -14,33 +15,59 @@ CENTRE_ROWS = 1024
 MEDIAN_ROWS = 2048
 
 
-def spread(count: int, most: int) -> Tensor:
-    """Indices of at most `most` evenly spaced rows of `count`."""
-    if count <= most:
-        return torch.arange(count)
-    return torch.arange(most) * count // most
+def spread(x: Tensor, most: int) -> Tensor:
+    """At most `most` evenly spaced rows of `x`."""
+    if len(x) <= most:
+        return x
+    return x[torch.arange(most, device=x.device) * len(x) // most]
 
 
-def centre(*sets: Tensor) -> Tensor:
-    """A point (d,) amid the rows of the sets: the median of each coordinate, over evenly spaced rows, detached.
+@attrs.define(eq=False)
+class Centred:
+    """Two sets (or one and itself) about a common point c, and what turns x'·y' into distances and inner products.
 
-    ‖x−y‖² = ‖x‖² + ‖y‖² − 2x·y loses digits in proportion to ‖x‖² + ‖y‖², so rows are centred first: a tight cone
-    then has small norms. A median, since a mean is drawn away from a cluster by the rows outside it.
+    ‖x−y‖² = ‖x'‖² + ‖y'‖² − 2x'·y' loses digits in proportion to the norms, so c lies amid the tighter set, whose
+    norms are then small: in a tight cone, where all uncentred products agree in the leading digits, above all.
+
+    Attributes:
+        x, y: centred rows (m, d) and (n, d); the same tensor for one set and itself.
+        point: c (d,), without gradient.
+        minus_norm_x, minus_norm_y: −‖x'‖² and −‖y'‖²; D_ij = −‖x_i−y_j‖² is 2x'·y' plus these.
+        along_x, along_y: x_i·y_j is x'·y' plus these.
     """
-    pooled = torch.cat([x.detach()[spread(len(x), CENTRE_ROWS).to(x.device)] for x in sets])
-    return pooled.median(dim=0).values
+
+    x: Tensor
+    y: Tensor
+    point: Tensor
+    minus_norm_x: Tensor
+    minus_norm_y: Tensor
+    along_x: Tensor
+    along_y: Tensor
 
 
-def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """‖x_i − y_j‖² as (m, n), never negative; among the rows of `x` alone, with an exact zero diagonal, as (m, m)."""
+def centred(x: Tensor, y: Tensor | None = None) -> Centred:
+    """Centre two sets, or one set for products with itself."""
+    point, width = _amid(x)
     if y is None:
-        x = x - centre(x)
-        norms = x.square().sum(1)
-        cells = (norms[:, None] + norms[None, :] - 2 * (x @ x.T)).clamp_min(0)
-        return cells.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0)
-    middle = centre(x, y)
-    x, y = x - middle, y - middle
-    return (x.square().sum(1)[:, None] + y.square().sum(1)[None, :] - 2 * (x @ y.T)).clamp_min(0)
+        x = x - point
+        norms, along = -x.square().sum(1), x @ point + point @ point / 2
+        return Centred(x, x, point, norms, norms, along, along)
+    other, other_width = _amid(y)
+    tighter = other_width < width
+    point = torch.where(tighter, other, point)
+    near_x, near_y = x - point, y - point
+    # x·y = x'·y' + x·c + c·y', or + x'·c + c·y: in the tighter set the centred product, which is small and exact there
+    along_x = torch.where(tighter, x @ point, near_x @ point)
+    along_y = torch.where(tighter, near_y @ point, y @ point)
+    return Centred(near_x, near_y, point, -near_x.square().sum(1), -near_y.square().sum(1), along_x, along_y)
+
+
+def _amid(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The median of each coordinate over evenly spaced rows (a mean is drawn away from a cluster by what lies outside
+    it), and the median squared distance from there."""
+    rows = spread(x.detach(), CENTRE_ROWS)
+    point = rows.median(dim=0).values
+    return point, (rows - point).square().sum(1).median()
 
 
 @torch.no_grad()
@@ -51,11 +78,11 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     Taken over at most 2,048 evenly spaced pooled rows, about two million distances. Where more than half of the
     distances are 0, the root mean square takes the median's place, and 1 where all are 0.
     """
-    pooled = torch.cat([u, v])
-    pooled = pooled[spread(len(pooled), MEDIAN_ROWS).to(pooled.device)]
+    pooled = spread(torch.cat([u, v]), MEDIAN_ROWS)
     if len(pooled) < 2:
         return pooled.new_ones(())
-    cells = squared_distances(pooled)
+    c = centred(pooled)
+    cells = -(2 * (c.x @ c.x.T) + c.minus_norm_x[:, None] + c.minus_norm_x).clamp_max_(0)
     row, column = torch.triu_indices(len(pooled), len(pooled), offset=1, device=pooled.device)
     cells = cells[row, column]
     median, mean = cells.median(), cells.mean()

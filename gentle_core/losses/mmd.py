@@ -5,17 +5,18 @@ Shapes: m and n rows of two sets, d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut, ParamGroups
 from gentle_core.builtin import MmdConfig
-from gentle_core.losses.common import mean_over_pairs, tower_pairs
-from gentle_core.losses.distances import median_bandwidth, squared_distances
+from gentle_core.losses.cells import Cells
+from gentle_core.losses.common import CellLoss, mean_over_pairs, tower_pairs
+from gentle_core.losses.distances import median_bandwidth
 from gentle_core.losses.precision import full_precision, nothing
-from gentle_core.modules import LossModule
 
 
 @full_precision
@@ -27,6 +28,8 @@ def mk_mmd(
     bandwidth: Tensor | float | None = None,
     degree: int = 2,
     offset: float = 1.0,
+    tile: int | str = "auto",
+    group: Any = None,
 ) -> Tensor:
     """‖E φ(u) − E φ(v)‖² under k = β₀·Gaussian + β₁·polynomial; a V-statistic, so never negative.
 
@@ -36,41 +39,61 @@ def mk_mmd(
         bandwidth: h; None for the median distance of the pooled rows, detached.
         degree: p.
         offset: c. On unit rows both kernels have k(x,x) = 1.
+        tile, group: see `Cells`.
 
     Returns:
         A scalar; exactly 0 where a set is empty.
     """
-    beta = torch.as_tensor(beta, dtype=u.dtype, device=u.device)
+    cells = Cells(tile, group)
+    finish = ask_mmd(cells, u, v, torch.as_tensor(beta, dtype=u.dtype, device=u.device), bandwidth, degree, offset)
+    cells.run()
+    return finish()
+
+
+def ask_mmd(
+    cells: Cells,
+    u: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    bandwidth: Tensor | float | None = None,
+    degree: int = 2,
+    offset: float = 1.0,
+) -> Callable[[], Tensor]:
+    """`mk_mmd` as wishes to a plan, and what to do with the answers."""
     if len(u) == 0 or len(v) == 0:
-        return nothing(u, v, beta)
+        return lambda: nothing(u, v, beta)
     h = median_bandwidth(u, v) if bandwidth is None else torch.as_tensor(bandwidth, dtype=u.dtype, device=u.device)
-    return beta @ torch.stack([gaussian_mmd(u, v, h), polynomial_mmd(u, v, degree, offset)])
+    gaussian = _ask_means(cells, u, v, 0.5 / h.square())
+    if degree == 2 and u.shape[1] <= max(len(u), len(v)):
+        polynomial = _ask_moments(cells, u, v, offset)
+    else:
+        rate = u.new_tensor(1 / (1 + offset))
+        polynomial = _ask_means(cells, u, v, rate, product=True, shift=offset / (1 + offset), power=degree)
+    return lambda: beta @ torch.stack([gaussian(), polynomial()])
 
 
-def gaussian_mmd(u: Tensor, v: Tensor, bandwidth: Tensor) -> Tensor:
-    """The Gaussian kernel's share."""
-    rate = -0.5 / bandwidth.square()
+def _ask_means(cells: Cells, u: Tensor, v: Tensor, rate: Tensor, **kernel: Any) -> Callable[[], Tensor]:
+    """Mean of a kernel within u, plus within v, minus twice across."""
+    own_u = cells.within(u).kernel(rate, **kernel).ask("total")
+    own_v = cells.within(v).kernel(rate, **kernel).ask("total")
+    across = cells.between(u, v).kernel(rate, **kernel).ask("total")
+    m, n = len(u), len(v)
+    return lambda: (own_u.total / m**2 + own_v.total / n**2 - across.total * (2 / (m * n))).to(u.dtype)
 
-    def mean(x: Tensor, y: Tensor | None = None) -> Tensor:
-        return (squared_distances(x, y) * rate).exp().mean()
 
-    return mean(u) + mean(v) - 2 * mean(u, v)
+def _ask_moments(cells: Cells, u: Tensor, v: Tensor, offset: float) -> Callable[[], Tensor]:
+    """The polynomial kernel of degree 2 has features of d² + d dimensions; their means tell all, in O(B·d²)."""
+    moment_u, moment_v = cells.second_moment(u), cells.second_moment(v)
 
-
-def polynomial_mmd(u: Tensor, v: Tensor, degree: int, offset: float) -> Tensor:
-    """The polynomial kernel's share. Degree 2 has features of d² + d dimensions: their means say it in O(B·d²)."""
-    if degree == 2:
-        second = u.T @ u / len(u) - v.T @ v / len(v)
+    def finish() -> Tensor:
+        second = moment_u[0] / len(u) - moment_v[0] / len(v)
         first = u.mean(0) - v.mean(0)
         return (second.square().sum() + 2 * offset * first.square().sum()) / (1 + offset) ** 2
 
-    def mean(x: Tensor, y: Tensor) -> Tensor:
-        return ((x @ y.T + offset) / (1 + offset)).pow(degree).mean()
-
-    return mean(u, u) + mean(v, v) - 2 * mean(u, v)
+    return finish
 
 
-class Mmd(LossModule):
+class Mmd(CellLoss):
     """`core/mmd`: `mk_mmd` averaged over tower pairs.
 
     Minimised together with the encoders, β would slide to the kernel that sees least. So it either stays fixed or is an
@@ -98,19 +121,23 @@ class Mmd(LossModule):
         floor, share = self.config.floor, self.beta_logits.softmax(0)
         return floor + (1 - len(share) * floor) * share
 
-    def forward(self, batch: AlignBatch, ctx: LossContext) -> LossOut:
-        beta, h = self.beta, self.config.bandwidth
-        values, widths = {}, []
+    def ask(self, batch: AlignBatch, ctx: LossContext, cells: Cells) -> Callable[[], LossOut]:
+        beta, given = self.beta, self.config.bandwidth
+        asked, widths = {}, []
         for a, b in tower_pairs(batch, ctx):
-            u, v = batch.towers[a].z, batch.towers[b].z
-            width = median_bandwidth(u, v) if h is None else torch.tensor(h)
-            values[a, b] = mk_mmd(u, v, beta, bandwidth=width, degree=self.config.degree, offset=self.config.offset)
-            widths.append(width)
-        loss, logs = mean_over_pairs("mmd", values)
-        logs |= {"bandwidth": torch.stack(widths).mean().item()}
-        logs |= {f"beta/{name}": w for name, w in zip(("gaussian", "polynomial"), beta.tolist(), strict=True)}
-        counts = sum(len(rows.z) for rows in batch.towers.values())
-        return LossOut(loss, terms={"mmd": loss}, counts={"mmd": counts}, logs=logs)
+            u, v = (cells.rows(batch.towers[name].z) for name in (a, b))
+            widths.append(median_bandwidth(u, v) if given is None else u.new_tensor(given))
+            options = {"degree": self.config.degree, "offset": self.config.offset}
+            asked[a, b] = ask_mmd(cells, u, v, beta.to(u.dtype), widths[-1], **options)
+
+        def finish() -> LossOut:
+            loss, logs = mean_over_pairs("mmd", {pair: value() for pair, value in asked.items()})
+            logs |= {"bandwidth": torch.stack(widths).mean().item()}
+            logs |= {f"beta/{name}": w for name, w in zip(("gaussian", "polynomial"), beta.tolist(), strict=True)}
+            counts = sum(len(rows.z) for rows in batch.towers.values())
+            return LossOut(loss, terms={"mmd": loss}, counts={"mmd": counts}, logs=logs)
+
+        return finish
 
     def param_groups(self) -> ParamGroups:
         return ParamGroups(max=list(self.parameters()))

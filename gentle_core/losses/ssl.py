@@ -6,18 +6,30 @@ Shapes: B rows, d dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut
 from gentle_core.builtin import SslConfig
 from gentle_core.errors import ComponentError
+from gentle_core.losses.cells import Cells
+from gentle_core.losses.common import CellLoss
 from gentle_core.losses.precision import full_precision, nothing
-from gentle_core.modules import LossModule
 
 
 @full_precision
-def ssl_loss(z: Tensor, z_pos: Tensor, temperature: float = 0.05, form: str = "ntxent") -> Tensor:
+def ssl_loss(
+    z: Tensor,
+    z_pos: Tensor,
+    temperature: float = 0.05,
+    form: str = "ntxent",
+    *,
+    tile: int | str = "auto",
+    group: Any = None,
+) -> Tensor:
     """Each row against its own second view, among the other rows.
 
     Args:
@@ -28,6 +40,7 @@ def ssl_loss(z: Tensor, z_pos: Tensor, temperature: float = 0.05, form: str = "n
             "simcse": the first views are anchors, each against all second views.
             "eq7": as the paper prints it: the first views are anchors, each against all first views *including
             itself*, the positive left out. Then a single row gives (1 − cosine)/τ, not 0.
+        tile, group: see `Cells`.
 
     Returns:
         Mean over the anchors; 0 for no rows.
@@ -39,38 +52,60 @@ def ssl_loss(z: Tensor, z_pos: Tensor, temperature: float = 0.05, form: str = "n
         raise ValueError(f"form={form!r}: choose 'ntxent', 'simcse' or 'eq7'")
     if z.shape != z_pos.shape:
         raise ValueError(f"two views of the same rows differ in shape: {tuple(z.shape)} and {tuple(z_pos.shape)}")
+    cells = Cells(tile, group)
+    finish = ask_ssl(cells, z, z_pos, temperature, form)
+    cells.run()
+    return finish()
+
+
+def ask_ssl(cells: Cells, z: Tensor, z_pos: Tensor, temperature: float, form: str) -> Callable[[], Tensor]:
+    """`ssl_loss` as wishes to a plan, and what to do with the answers."""
     if len(z) == 0:
-        return nothing(z, z_pos)
-    if form == "simcse":
-        logits = z @ z_pos.T / temperature
-        return (logits.logsumexp(1) - logits.diagonal()).mean()
+        return lambda: nothing(z, z_pos)
+    rate = z.new_tensor(1 / temperature)
     if form == "eq7":
-        return ((z @ z.T / temperature).logsumexp(1) - (z * z_pos).sum(1) / temperature).mean()
-    both = torch.cat([z, z_pos])
-    logits = both @ both.T / temperature
-    positive = torch.cat([logits.diagonal(len(z)), logits.diagonal(-len(z))])
-    itself = torch.eye(len(both), dtype=torch.bool, device=z.device)
-    return (logits.masked_fill(itself, -torch.inf).logsumexp(1) - positive).mean()
+        own = cells.within(z).kernel(rate, product=True).ask("rows")
+        return lambda: own.rows.minus((z * z_pos).sum(1) / temperature).mean()
+    i = torch.arange(len(z), device=z.device)
+    across = cells.between(z, z_pos).kernel(rate, product=True).ask("rows").pick(i, i)
+    if form == "simcse":
+        return lambda: across.rows.minus(across.picked).mean()
+    across.ask("columns")
+    first = cells.within(z).kernel(rate, product=True, diagonal=False).ask("rows")
+    second = cells.within(z_pos).kernel(rate, product=True, diagonal=False).ask("rows")
+
+    def ntxent() -> Tensor:
+        positive = across.picked
+        anchors = ((first.rows, across.rows), (second.rows, across.columns))
+        return torch.cat([torch.logaddexp(a.minus(positive), b.minus(positive)) for a, b in anchors]).mean()
+
+    return ntxent
 
 
-class Ssl(LossModule):
+class Ssl(CellLoss):
     """`core/ssl`: the sum over towers of `ssl_loss` (Eq. 8), on all their rows."""
 
     def __init__(self, config: SslConfig):
         super().__init__()
         self.config = config
 
-    def forward(self, batch: AlignBatch, ctx: LossContext) -> LossOut:
-        terms, counts = {}, {}
+    def ask(self, batch: AlignBatch, ctx: LossContext, cells: Cells) -> Callable[[], LossOut]:
+        asked, counts = {}, {}
         for name, rows in batch.towers.items():
             if rows.views is None:
                 if ctx.training:
                     raise ComponentError(f"core/ssl needs a second view of tower {name!r}, and the batch has none")
                 continue
-            terms[f"ssl/{name}"] = ssl_loss(rows.z, rows.views, self.config.temperature, self.config.form)
-            counts[f"ssl/{name}"] = len(rows.z)
-        loss = torch.stack(list(terms.values())).sum() if terms else nothing(*(r.z for r in batch.towers.values()))
-        return LossOut(loss, terms=terms, counts=counts)
+            z, views = cells.rows(rows.z), cells.rows(rows.views)
+            asked[f"ssl/{name}"] = ask_ssl(cells, z, views, self.config.temperature, self.config.form)
+            counts[f"ssl/{name}"] = len(z)
+
+        def finish() -> LossOut:
+            terms = {name: value() for name, value in asked.items()}
+            loss = torch.stack(list(terms.values())).sum() if terms else nothing(*(r.z for r in batch.towers.values()))
+            return LossOut(loss, terms=terms, counts=counts)
+
+        return finish
 
 
 def build(config: SslConfig, context: BuildContext) -> Ssl:

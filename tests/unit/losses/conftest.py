@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors gain nothing from several, and suffer where the machine is busy."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """The slow loops of reference.py."""

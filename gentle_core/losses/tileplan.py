@@ -1,0 +1,180 @@
+"""What is to be computed on which tile, by which rank: the book-keeping of `tiles`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gentle_core.losses.cells import Block, Kernel
+
+
+@attrs.define
+class Tile:
+    """One tile: its rows of x and of y, its number in both directions, and whether it straddles the diagonal of a
+    set with itself, where it holds both (i, j) and (j, i)."""
+
+    i: slice
+    j: slice
+    at: tuple[int, int]
+    mirror: bool
+
+
+class Scratch:
+    """Buffers for tiles; pieces of them are handed out, so that no tile allocates."""
+
+    def __init__(self, like: Tensor, side: int, count: int):
+        self.buffers = [like.new_empty(side * side) for _ in range(count)]
+
+    def __call__(self, which: int, rows: int, columns: int) -> Tensor:
+        return self.buffers[which][: rows * columns].view(rows, columns)
+
+
+class Picked:
+    """Single cells, sorted by tile."""
+
+    def __init__(self, i: Tensor, j: Tensor, side: int, symmetric: bool):
+        if symmetric:  # a cell below the diagonal is looked up as its mirror image
+            i, j = torch.minimum(i, j), torch.maximum(i, j)
+        row, column = i // side, j // side
+        columns = int(column.max()) + 1 if len(column) else 1
+        numbers, order = (row * columns + column).sort(stable=True)
+        tiles, counts = numbers.unique_consecutive(return_counts=True)
+        self.count = len(i)
+        self._of = {
+            (number // columns, number % columns): (where, i[where] % side, j[where] % side)
+            for number, where in zip(tiles.tolist(), order.split(counts.tolist()), strict=True)
+        }
+        self._none = (order[:0], order[:0], order[:0])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def of(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+        """Which cells lie in the tile, and where."""
+        return self._of.get(tile.at, self._none)
+
+
+@attrs.define(eq=False)
+class Step:
+    """A kernel, with the positions of its tensors among the inputs and outputs.
+
+    It holds no output itself: the autograd graph holds the plan, and the two must not hold each other.
+
+    Attributes:
+        gradients: the positions of outputs that carry gradient.
+        alive: for tiles in both directions, whether any of their rows counts; None where all do.
+    """
+
+    rate: int
+    product: bool
+    shift: float
+    keep: tuple[Tensor | None, Tensor | None]
+    diagonal: bool
+    power: int
+    outputs: dict[str, int]
+    gradients: list[int]
+    picked: Picked | None
+    alive: tuple[list[bool] | None, list[bool] | None]
+
+    def concerns(self, tile: Tile) -> bool:
+        """Whether the kernel has anything to find in the tile."""
+        return all(side is None or side[number] for side, number in zip(self.alive, tile.at, strict=True))
+
+
+@attrs.define(eq=False)
+class Job:
+    """A block, with the positions of its sets among the inputs."""
+
+    x: int
+    y: int | None
+    steps: list[Step]
+
+
+class Plan:
+    """Blocks and moments in terms of flat lists of inputs and outputs.
+
+    Attributes:
+        side: rows of a tile.
+        tops: positions of outputs without gradient.
+    """
+
+    def __init__(self, blocks: Sequence[Block], moments: Sequence[Tensor], tile: int, group: Any):
+        self.group = group
+        self.rank, self.world = (dist.get_rank(group), dist.get_world_size(group)) if group is not None else (0, 1)
+        longest = max((len(z) for block in blocks for z in (block.x, block.y) if z is not None), default=1)
+        # With several ranks there must be tiles for all of them.
+        self.side = max(1, min(tile, -(-longest // self.world)))
+        self.inputs: list[Tensor] = []
+        self._position: dict[int, int] = {}
+        self.outputs = 0
+        self.tops: list[int] = []
+        self.jobs = [
+            Job(self._input(b.x), None if b.y is None else self._input(b.y), [self._step(b, k) for k in b.kernels])
+            for b in blocks
+        ]
+        self.moments = [(self._input(x), self._output()) for x in moments]
+
+    def _input(self, x: Tensor) -> int:
+        if id(x) not in self._position:
+            self._position[id(x)] = len(self.inputs)
+            self.inputs.append(x)
+        return self._position[id(x)]
+
+    def _output(self, width: int = 1) -> int:
+        self.outputs += width
+        return self.outputs - width
+
+    def _step(self, block: Block, kernel: Kernel) -> Step:
+        outputs, gradients = {}, []
+        for name in kernel.asked:
+            if name in ("rows", "columns"):
+                outputs[name] = self._output(2)
+                self.tops.append(outputs[name])
+                gradients.append(outputs[name] + 1)
+            else:
+                outputs[name] = self._output()
+                gradients.append(outputs[name])
+        keep = kernel.keep_x, kernel.keep_x if block.y is None else kernel.keep_y
+        return Step(
+            self._input(kernel.rate), product=kernel.product, shift=kernel.shift, keep=keep, diagonal=kernel.diagonal,
+            power=kernel.power, outputs=outputs, gradients=gradients,
+            picked=Picked(*kernel.asked["picked"], self.side, block.y is None) if "picked" in outputs else None,
+            alive=tuple(None if rows is None else self._alive(rows) for rows in keep),
+        )  # fmt: skip
+
+    def _alive(self, keep: Tensor) -> list[bool] | None:
+        whole = torch.nn.functional.pad(keep, (0, -len(keep) % self.side))
+        parts = whole.view(-1, self.side).any(1).tolist()
+        return None if all(parts) else parts
+
+    def tiles(self, m: int, n: int, symmetric: bool) -> Iterator[Tile]:
+        """This rank's tiles, one column of tiles after the other."""
+        side, turn = self.side, 0
+        for b in range(-(-n // side)):
+            for a in range(b + 1 if symmetric else -(-m // side)):
+                if turn % self.world == self.rank:
+                    i, j = slice(a * side, min(a * side + side, m)), slice(b * side, min(b * side + side, n))
+                    yield Tile(i, j, (a, b), symmetric and a == b)
+                turn += 1
+
+    def sum_over_ranks(self, tensors: Sequence[Tensor]) -> None:
+        """In place; nothing to do for one process."""
+        if self.group is not None:
+            for x in tensors:
+                dist.all_reduce(x, group=self.group)
+
+    def combine(self, log_sums: Sequence[tuple[Tensor, Tensor]], sums: Sequence[Tensor]) -> None:
+        """Put the ranks' parts together, in place: (top, sum) of each log-sum, and plain sums."""
+        if self.group is None:
+            return
+        for top, total in log_sums:
+            own = top.clone()
+            dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
+            total.mul_((own - top).exp_())
+            dist.all_reduce(total, group=self.group)
+        self.sum_over_ranks(sums)
