@@ -91,6 +91,7 @@ def test_a_whole_run_has_every_section(whole: tuple[Path, str]) -> None:
         "weight 0.15", "null floor", "modality gap", "mate at rank", "64 matched rows", "Pool mode shuffled",
         "protein/cdconv", "esm2_pdb_small", "73.2 k", "gentle run recipes/protein.toml", "2.13.0",
         'use = "core/gentle"', "skipped · shorter than 40",
+        "may still be far apart. Lines join 40 pairs", "drawn from 500 pairs, and from",
     ):  # fmt: skip
         assert expected in page.text, expected
 
