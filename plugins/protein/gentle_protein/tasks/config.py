@@ -7,8 +7,6 @@ from typing import Literal
 
 import attrs
 
-_batch = attrs.validators.ge(1)
-
 
 @attrs.frozen(kw_only=True)
 class ProbeConfig:
@@ -18,13 +16,11 @@ class ProbeConfig:
         path: the task's folder in CDConv's layout.
         tower: evaluate this tower alone; empty for every tower that reads sequences or structures.
         space: "feature" (what the encoder gives) or "joint" (the aligned embedding).
-        batch_size: chains that go through a tower at once.
     """
 
     path: Path
     tower: str = ""
     space: Literal["feature", "joint"] = "feature"
-    batch_size: int = attrs.field(default=64, validator=_batch)
 
 
 @attrs.frozen(kw_only=True)
