@@ -18,7 +18,7 @@ import attrs
 
 from gentle_core.hookspecs import hookimpl
 from gentle_core.schedule import Schedule, always_zero, as_weight
-from gentle_core.specs import LossSpec
+from gentle_core.specs import LossSpec, Need
 
 Lookup = Callable[[str], LossSpec]
 Weight = float | Schedule
@@ -27,7 +27,7 @@ MIN_SDD_ROWS = 128
 """Below so many rows a tower, two samples of one distribution already differ by some 6e-3 in SDD."""
 
 
-UNPAIRED = frozenset({"unpaired"})
+UNPAIRED: frozenset[Need] = frozenset({"unpaired"})
 """A need that is no condition: the loss makes use of unmatched rows where there are any."""
 
 
@@ -54,8 +54,9 @@ class ClipConfig:
         default="paired", validator=attrs.validators.in_(("paired", "all"))
     )
 
-    def needs(self, lookup: Lookup) -> frozenset[str]:
-        return frozenset({"pairs"}) | (UNPAIRED if self.negatives == "all" else frozenset())
+    def needs(self, lookup: Lookup) -> frozenset[Need]:
+        pairs: frozenset[Need] = frozenset({"pairs"})
+        return pairs | UNPAIRED if self.negatives == "all" else pairs
 
 
 @attrs.frozen(kw_only=True)
@@ -182,7 +183,7 @@ class GentleConfig:
             _child(key, getattr(self, key), f"core/{key}", weight) for key, (weight, needed) in alive.items() if needed
         ]
 
-    def needs(self, lookup: Lookup) -> frozenset[str]:
+    def needs(self, lookup: Lookup) -> frozenset[Need]:
         # Without a single pair the contrastive part is 0 and the rest goes on: pairs are wanted, not needed.
         return _needs_of(self.children(), lookup) - {"pairs"}
 
@@ -225,12 +226,12 @@ class SumConfig:
                 found.append(_child(f"terms[{i}]", options, None, weight))
         return found
 
-    def needs(self, lookup: Lookup) -> frozenset[str]:
+    def needs(self, lookup: Lookup) -> frozenset[Need]:
         return _needs_of(self.children(), lookup)
 
 
-def _needs_of(children: Sequence[Child], lookup: Lookup) -> frozenset[str]:
-    found: frozenset[str] = frozenset()
+def _needs_of(children: Sequence[Child], lookup: Lookup) -> frozenset[Need]:
+    found: frozenset[Need] = frozenset()
     for child in children:
         spec = lookup(child.use)
         found |= needs(spec, _config(spec, child.options), lookup)
@@ -245,7 +246,7 @@ def _config(spec: LossSpec, options: Mapping[str, Any]) -> Any:
         return None
 
 
-def needs(spec: LossSpec, config: Any, lookup: Lookup) -> frozenset[str]:
+def needs(spec: LossSpec, config: Any, lookup: Lookup) -> frozenset[Need]:
     """What a loss with these options must find in a batch ("views", …), or uses where there is any ("unpaired")."""
     ask = getattr(config, "needs", None)
     return ask(lookup) if callable(ask) else frozenset(spec.needs)

@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from gentle_core.losses.distances import centred
+from gentle_core.losses.distances import Amid, amid, centred
 from gentle_core.losses.precision import wide
 
 DENSE_ROWS = 768
@@ -163,15 +163,20 @@ class Cells:
 
             run_tiled(list(self.blocks.values()), list(self.moments.values()), tile or TILE_ROWS, self.group)
             return
+        centres: dict[int, Amid] = {}
         for block in self.blocks.values():
-            _run_dense(block)
+            _run_dense(block, centres)
         for moment in self.moments.values():
             moment[0] = moment[0].T @ moment[0]
 
 
-def _run_dense(block: Block) -> None:
+def _run_dense(block: Block, centres: dict[int, Amid]) -> None:
     """Ordinary autograd; can be differentiated twice."""
-    c = centred(block.x, block.y)
+    sets = block.x, block.x if block.y is None else block.y
+    for z in sets:
+        if id(z) not in centres:
+            centres[id(z)] = amid(z)
+    c = centred(block.x, block.y, *(centres[id(z)] for z in sets))
     gram = c.x @ c.y.T
     itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device) if block.y is None else None
     distances = products = None

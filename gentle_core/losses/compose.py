@@ -44,7 +44,7 @@ class Composite(CellLoss):
     def ask(self, batch: AlignBatch, ctx: LossContext, cells: Cells) -> Callable[[], LossOut]:
         # One that looks at matched rows only asks last: it then sees whether their cells are computed anyhow.
         order = sorted(range(len(self.parts)), key=lambda i: isinstance(self.parts[i], Clip))
-        asked = {i: self.parts[i].ask(batch, ctx, cells) for i in order if isinstance(self.parts[i], CellLoss)}
+        asked = {i: part.ask(batch, ctx, cells) for i in order if isinstance(part := self.parts[i], CellLoss)}
 
         def finish() -> LossOut:
             outs = [asked[i]() if i in asked else part(batch, ctx) for i, part in enumerate(self.parts)]

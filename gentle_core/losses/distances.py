@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gentle_core.losses.precision import full_precision
 
-CENTRE_ROWS = 1024
-MEDIAN_ROWS = 2048
+CENTRE_ROWS = 256
+MEDIAN_ROWS = 1024
 
 
 def spread(x: Tensor, most: int) -> Tensor:
@@ -20,6 +20,20 @@ def spread(x: Tensor, most: int) -> Tensor:
     if len(x) <= most:
         return x
     return x[torch.arange(most, device=x.device) * len(x) // most]
+
+
+Amid = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def amid(x: Tensor) -> Amid:
+    """A point (d,) amid the rows of a set, and their median squared distance from it.
+
+    The median of each coordinate, over evenly spaced rows: a mean is drawn away from a cluster by what lies outside.
+    """
+    rows = spread(x, CENTRE_ROWS)
+    point = rows.median(dim=0).values
+    return point, (rows - point).square().sum(1).median()
 
 
 @attrs.define(eq=False)
@@ -45,14 +59,14 @@ class Centred:
     along_y: Tensor
 
 
-def centred(x: Tensor, y: Tensor | None = None) -> Centred:
-    """Centre two sets, or one set for products with itself."""
-    point, width = _amid(x)
+def centred(x: Tensor, y: Tensor | None, amid_x: Amid, amid_y: Amid) -> Centred:
+    """Centre two sets, or (y None) one set for products with itself."""
+    point, width = amid_x
     if y is None:
         x = x - point
         norms, along = -x.square().sum(1), x @ point + point @ point / 2
         return Centred(x, x, point, norms, norms, along, along)
-    other, other_width = _amid(y)
+    other, other_width = amid_y
     tighter = other_width < width
     point = torch.where(tighter, other, point)
     near_x, near_y = x - point, y - point
@@ -62,29 +76,21 @@ def centred(x: Tensor, y: Tensor | None = None) -> Centred:
     return Centred(near_x, near_y, point, -near_x.square().sum(1), -near_y.square().sum(1), along_x, along_y)
 
 
-def _amid(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The median of each coordinate over evenly spaced rows (a mean is drawn away from a cluster by what lies outside
-    it), and the median squared distance from there."""
-    rows = spread(x.detach(), CENTRE_ROWS)
-    point = rows.median(dim=0).values
-    return point, (rows - point).square().sum(1).median()
-
-
 @torch.no_grad()
 @full_precision
 def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     """The median heuristic: the median distance h between two different rows of the pooled sets, detached.
 
-    Taken over at most 2,048 evenly spaced pooled rows, about two million distances. Where more than half of the
+    Taken over at most 1,024 evenly spaced pooled rows, half a million distances. Where more than half of the
     distances are 0, the root mean square takes the median's place, and 1 where all are 0.
     """
     pooled = spread(torch.cat([u, v]), MEDIAN_ROWS)
     if len(pooled) < 2:
         return pooled.new_ones(())
-    c = centred(pooled)
+    c = centred(pooled, None, amid(pooled), amid(pooled))
     cells = -(2 * (c.x @ c.x.T) + c.minus_norm_x[:, None] + c.minus_norm_x).clamp_max_(0)
-    row, column = torch.triu_indices(len(pooled), len(pooled), offset=1, device=pooled.device)
-    cells = cells[row, column]
+    number = torch.arange(len(pooled), device=pooled.device)
+    cells = cells.masked_select(number[:, None] < number)
     median, mean = cells.median(), cells.mean()
     squared = torch.where(median > 0, median, torch.where(mean > 0, mean, torch.ones_like(mean)))
     return squared.sqrt()
@@ -92,4 +98,4 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
 
 def total_variance(x: Tensor) -> Tensor:
     """Sample variance summed over the dimensions, with Bessel's correction (Eq. 6); needs two rows."""
-    return x.var(dim=0).sum()
+    return (x - x.mean(0)).square().sum() / (len(x) - 1)

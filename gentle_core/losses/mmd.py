@@ -127,8 +127,8 @@ class Mmd(CellLoss):
         for a, b in tower_pairs(batch, ctx):
             u, v = (cells.rows(batch.towers[name].z) for name in (a, b))
             widths.append(median_bandwidth(u, v) if given is None else u.new_tensor(given))
-            options = {"degree": self.config.degree, "offset": self.config.offset}
-            asked[a, b] = ask_mmd(cells, u, v, beta.to(u.dtype), widths[-1], **options)
+            degree, offset = self.config.degree, self.config.offset
+            asked[a, b] = ask_mmd(cells, u, v, beta.to(u.dtype), widths[-1], degree, offset)
 
         def finish() -> LossOut:
             loss, logs = mean_over_pairs("mmd", {pair: value() for pair, value in asked.items()})

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gentle_core.losses.cells import Block, Kernel
+from gentle_core.losses.distances import Centred, amid, centred
 
 
 @attrs.define
@@ -37,7 +38,8 @@ class Scratch:
 class Picked:
     """Single cells, sorted by tile."""
 
-    def __init__(self, i: Tensor, j: Tensor, side: int, symmetric: bool):
+    def __init__(self, cells: tuple[Tensor, Tensor] | None, side: int, symmetric: bool):
+        i, j = cells or (torch.zeros(0, dtype=torch.long),) * 2
         if symmetric:  # a cell below the diagonal is looked up as its mirror image
             i, j = torch.minimum(i, j), torch.maximum(i, j)
         row, column = i // side, j // side
@@ -78,7 +80,7 @@ class Step:
     power: int
     outputs: dict[str, int]
     gradients: list[int]
-    picked: Picked | None
+    picked: Picked
     alive: tuple[list[bool] | None, list[bool] | None]
 
     def concerns(self, tile: Tile) -> bool:
@@ -118,6 +120,13 @@ class Plan:
             for b in blocks
         ]
         self.moments = [(self._input(x), self._output()) for x in moments]
+        self.centres = {p: amid(self.inputs[p]) for job in self.jobs for p in (job.x, job.y) if p is not None}
+
+    def centred(self, job: Job, inputs: Sequence[Tensor]) -> Centred:
+        """The sets of a block about their common point."""
+        y = job.x if job.y is None else job.y
+        sets = inputs[job.x], None if job.y is None else inputs[y]
+        return centred(*sets, self.centres[job.x], self.centres[y])
 
     def _input(self, x: Tensor) -> int:
         if id(x) not in self._position:
@@ -143,11 +152,13 @@ class Plan:
         return Step(
             self._input(kernel.rate), product=kernel.product, shift=kernel.shift, keep=keep, diagonal=kernel.diagonal,
             power=kernel.power, outputs=outputs, gradients=gradients,
-            picked=Picked(*kernel.asked["picked"], self.side, block.y is None) if "picked" in outputs else None,
-            alive=tuple(None if rows is None else self._alive(rows) for rows in keep),
+            picked=Picked(kernel.asked.get("picked"), self.side, block.y is None),
+            alive=(self._alive(keep[0]), self._alive(keep[1])),
         )  # fmt: skip
 
-    def _alive(self, keep: Tensor) -> list[bool] | None:
+    def _alive(self, keep: Tensor | None) -> list[bool] | None:
+        if keep is None:
+            return None
         whole = torch.nn.functional.pad(keep, (0, -len(keep) % self.side))
         parts = whole.view(-1, self.side).any(1).tolist()
         return None if all(parts) else parts

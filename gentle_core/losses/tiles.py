@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gentle_core.losses.cells import Block, LogSum
-from gentle_core.losses.distances import Centred, centred
+from gentle_core.losses.distances import Centred
 from gentle_core.losses.precision import exact, wide
 from gentle_core.losses.tileplan import Job, Plan, Scratch, Step, Tile
 
@@ -32,7 +32,8 @@ def run_tiled(blocks: Sequence[Block], moments: Sequence[list[Tensor]], tile: in
     plan = Plan(blocks, [moment[0] for moment in moments], tile, group)
     if not plan.inputs:
         return
-    out = _Reductions.apply(plan, *plan.inputs)
+    inputs, plan.inputs = plan.inputs, []  # autograd saves them; the plan outlives them in its graph
+    out = _Reductions.apply(plan, *inputs)
     for job, block in zip(plan.jobs, blocks, strict=True):
         for step, kernel in zip(job.steps, block.kernels, strict=True):
             for name, at in step.outputs.items():
@@ -58,7 +59,7 @@ class _Reductions(torch.autograd.Function):
             plan.sum_over_ranks([outputs[at] for _, at in plan.moments])
         ctx.mark_non_differentiable(*(outputs[at] for at in plan.tops))
         ctx.set_materialize_grads(False)
-        ctx.plan = plan
+        ctx.plan, ctx.inputs = plan, len(inputs)
         ctx.save_for_backward(*inputs, *outputs, *(sums[at] for at in plan.tops))
         return tuple(outputs)
 
@@ -68,11 +69,11 @@ class _Reductions(torch.autograd.Function):
             raise RuntimeError("the tiled objective has no second derivative; compute it densely, with tile=0")
         plan: Plan = ctx.plan
         saved = ctx.saved_tensors
-        inputs, outputs = saved[: len(plan.inputs)], saved[len(plan.inputs) : len(plan.inputs) + plan.outputs]
+        inputs, outputs = saved[: ctx.inputs], saved[ctx.inputs : ctx.inputs + plan.outputs]
         # S = g_i·exp(t − top_i)/sum_i: the factors of each log-sum
         factors = {
             at: grads[at + 1] / total
-            for at, total in zip(plan.tops, saved[len(plan.inputs) + plan.outputs :], strict=True)
+            for at, total in zip(plan.tops, saved[ctx.inputs + plan.outputs :], strict=True)
             if grads[at + 1] is not None
         }
         found = [
@@ -150,7 +151,7 @@ def _forward(
     plan: Plan, job: Job, inputs: Sequence[Tensor], outputs: list[Tensor], sums: list[Tensor], scratch: Scratch
 ) -> None:
     symmetric = job.y is None
-    c = centred(inputs[job.x], None if job.y is None else inputs[job.y])
+    c = plan.centred(job, inputs)
     forms = [_Form.of(step, inputs[step.rate], c) for step in job.steps]
     running: dict[int, _Running] = {}
     for step in job.steps:
@@ -207,8 +208,7 @@ def _backward(
     steps = [step for step in job.steps if any(grads[at] is not None for at in step.gradients)]
     if not steps:
         return
-    x, y = inputs[job.x], None if job.y is None else inputs[job.y]
-    c = centred(x, y)
+    c = plan.centred(job, inputs)
     forms = [_Form.of(step, inputs[step.rate], c) for step in steps]
     targets = found[job.x], found[job.x if job.y is None else job.y]
     # Σ_j rate·S_ij, apart for distances and products
@@ -275,7 +275,7 @@ def _slope(
             slope, begun = (slope.add_(value) if begun else value), True
     if not begun:
         slope.zero_()
-    if step.picked is not None and (gradient := grads[step.outputs["picked"]]) is not None:
+    if "picked" in step.outputs and (gradient := grads[step.outputs["picked"]]) is not None:
         where, i, j = step.picked.of(tile)
         slope.index_put_((i, j), gradient[where], accumulate=True)
     return slope
