@@ -100,7 +100,8 @@ class LossContext:
         step, steps: the current step and the planned number of steps.
         pairs: the unordered tower pairs over which pairwise terms are averaged.
         training: False during evaluation.
-        group: the process group whose ranks hold the rows of the global batch, or None for one process.
+        group: the process group whose ranks share the work on the global batch, which each of them has been given
+            whole (`gentle_core.losses.ranks.gather_batch`); None for one process.
         tile: rows of a tile for streamed losses; "auto" chooses, 0 keeps everything dense.
     """
 

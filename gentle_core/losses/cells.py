@@ -21,7 +21,7 @@ from gentle_core.losses.precision import wide
 
 DENSE_ROWS = 768
 """Up to so many rows `tile="auto"` keeps cells in memory (measured: docs/explanation/objective.md)."""
-TILE_ROWS = 1024
+TILE_ROWS = 512
 """The tile of `tile="auto"` beyond that."""
 
 
