@@ -60,7 +60,7 @@ class TowerSource:
     features: Tensor | None = None
 
 
-class StepDataset(TorchDataset):  # type: ignore[type-arg]
+class StepDataset(TorchDataset[dict[str, TowerInputs]]):
     """Item `step` is the whole input of that step, so any number of workers gives the same batches."""
 
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gentle_core.catalog import Catalog
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably, serialise
 from gentle_core.engine.towers import AlignedModel
@@ -32,7 +33,7 @@ def save_model(folder: Path, model: AlignedModel, recipe_toml: str, facts: Mappi
     replace_durably(folder / CONFIG, (json.dumps(dict(facts), indent=1) + "\n").encode())
 
 
-def load_model(folder: Path, device: str = "cpu") -> AlignedModel:
+def load_model(folder: Path, device: str = "cpu", catalog: Catalog | None = None) -> AlignedModel:
     """A saved model (a run's `model/`, or the run itself), in eval mode.
 
     Raises:
@@ -41,7 +42,7 @@ def load_model(folder: Path, device: str = "cpu") -> AlignedModel:
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{folder} holds no model ({WEIGHTS} is missing); give a run that has finished")
-    resolved = load_recipe(folder / RECIPE, catalog=discover())
+    resolved = load_recipe(folder / RECIPE, catalog=discover() if catalog is None else catalog)
     builder = Builder(recipe=resolved.recipe, catalog=resolved.catalog, notify=lambda _: None, load_weights=False)
     model = builder.model()
     try:

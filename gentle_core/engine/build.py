@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
 from gentle_core.batch import BuildContext
-from gentle_core.catalog import Catalog, Entry
+from gentle_core.catalog import Catalog
 from gentle_core.data.streams import torch_seed
 from gentle_core.engine.towers import AlignedModel, ProjectionHead, Tower
-from gentle_core.errors import ComponentError, GentleError
+from gentle_core.factory import cache_folder, create
 from gentle_core.recipe.load import component_config
 from gentle_core.recipe.model import Component, Recipe
-
-
-def cache_folder() -> Path:
-    """Where derived files go that may be deleted at any time: $GENTLE_CACHE, or gentle/ in the user's cache folder."""
-    if chosen := os.environ.get("GENTLE_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentle"
-
-
-def create(entry: Entry, config: Any, context: BuildContext) -> Any:
-    """Import a component's factory and call it; whatever goes wrong names the component and its distribution."""
-    module, _, attribute = entry.spec.target.partition(":")
-    origin = f"{entry.kind} {entry.full_name} (from {entry.distribution} {entry.version})"
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        needs = f"; it asks for: {', '.join(entry.spec.requires)}" if entry.spec.requires else ""
-        raise ComponentError(f"{origin} cannot be imported: {error}{needs}") from error
-    try:
-        return factory(config, context)
-    except GentleError:
-        raise
-    except Exception as error:
-        raise ComponentError(f"{origin} failed while it was built: {type(error).__name__}: {error}") from error
 
 
 @attrs.frozen(kw_only=True)

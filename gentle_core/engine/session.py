@@ -153,8 +153,9 @@ class Session:
         return sources
 
     def _used(self, tower: str) -> list[int]:
-        """Positions of the training items that batches can hold."""
-        rows = set(self.pools.unmatched[tower].tolist()) if self.rows.unpaired[tower] else set()
+        """Positions of the tower's training items, paired or not. The pools count even where the objective leaves
+        them out: a comparison of objectives must not differ in the statistics that standardise the features."""
+        rows = set(self.pools.unmatched[tower].tolist())
         return sorted(rows.union(*(group.tolist() for group in self.pools.matched[tower])))
 
     def trainer(self) -> Trainer:

@@ -13,10 +13,10 @@ from torch import Tensor
 from gentle_core.batch import ItemIndex
 from gentle_core.data.features import FeatureStore, encode_all
 from gentle_core.data.streams import stream
-from gentle_core.engine.build import cache_folder
 from gentle_core.engine.progress import Display
 from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
 from gentle_core.errors import DataError
+from gentle_core.factory import cache_folder
 
 
 @attrs.frozen(eq=False)

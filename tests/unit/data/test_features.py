@@ -4,6 +4,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+
 from gentle_core.data.features import FeatureStore, content_key, encode_all, size_buckets
 from gentle_core.errors import DataError
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from gentle_core.batch import ItemIndex
 from gentle_core.data.loader import StepDataset, TowerSource, step_batches
 from gentle_core.data.pools import make_pools

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from gentle_core.batch import ItemIndex
 from gentle_core.data.pools import make_pools
 from gentle_core.data.rows import rows_per_batch

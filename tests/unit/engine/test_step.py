@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+
 from gentle_core.batch import LossContext, LossOut
 from gentle_core.data.loader import Chunk, TowerInputs
 from gentle_core.engine.step import forward_backward
@@ -62,9 +63,7 @@ def inputs(chunks: int, unmatched: dict[str, int]) -> dict[str, TowerInputs]:
             parts = []
             for group, rows in (("matched", 6), ("unmatched", unmatched[tower])):
                 data = torch.randn(rows, 4, dtype=torch.float64)
-                parts += [
-                    Chunk(group, i, len(part), part) for i, part in enumerate(data.chunk(chunks) if rows else ())
-                ]
+                parts += [Chunk(group, i, len(part), part) for i, part in enumerate(data.chunk(chunks) if rows else ())]
             views.append(parts)
         rows = 6 + unmatched[tower]
         ids = torch.tensor([*range(6), *(next(fresh) for _ in range(unmatched[tower]))])
