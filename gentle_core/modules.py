@@ -42,6 +42,9 @@ class EncoderModule(nn.Module):
     def facts(self) -> Mapping[str, Any]:
         return {}
 
+    def portable(self) -> Mapping[str, Any] | None:
+        return None
+
 
 class LossModule(nn.Module):
     """Subclass it and write `forward`. All parameters descend with the model unless `param_groups` says otherwise."""

@@ -59,6 +59,10 @@ class Encoder(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """JSON-ready facts for manifest and report: where the weights came from, their hash, whether random."""
 
+    def portable(self) -> Mapping[str, Any] | None:
+        """Options that rebuild this encoder, with `BuildContext.load_weights` off, on a machine that lacks the files
+        it was made from: they go into a saved model's recipe. None where its own options do."""
+
 
 @runtime_checkable
 class Loss(Protocol):

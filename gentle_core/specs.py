@@ -54,7 +54,7 @@ def _valid_target(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
         raise ValueError(f"{attribute.name}={value!r}: write it as 'package.module:factory'")
 
 
-def _valid_config(_: Any, attribute: attrs.Attribute[type], value: type) -> None:
+def _valid_config(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, type) and attrs.has(value)):
         raise ValueError(f"{attribute.name}={value!r}: give an attrs class whose fields are the component's options")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,20 +18,30 @@ from gentle_core.engine.checkpoint import replace_durably, serialise
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import CheckpointError
 from gentle_core.plugins import discover
-from gentle_core.recipe.load import load_recipe
+from gentle_core.recipe.load import Resolved, derive, load_recipe
 
 WEIGHTS, CONFIG, RECIPE = "model.safetensors", "config.json", "recipe.toml"
 
 
-def save_model(folder: Path, model: AlignedModel, recipe_toml: str, facts: Mapping[str, Any]) -> None:
-    """Write towers (frozen encoders included), the resolved recipe that rebuilds them, and facts about them."""
+def portable(resolved: Resolved, model: AlignedModel) -> Resolved:
+    """The recipe with the options that rebuild each encoder without the files it was made from."""
+    towers = dict(resolved.recipe.towers)
+    for name, table in towers.items():
+        options = model.tower(name).encoder.portable()
+        if options is not None:
+            towers[name] = attrs.evolve(table, encoder=attrs.evolve(table.encoder, options=options, config=None))
+    return derive(resolved, attrs.evolve(resolved.recipe, towers=towers))
+
+
+def save_model(folder: Path, model: AlignedModel, resolved: Resolved, facts: Mapping[str, Any]) -> None:
+    """Write towers (frozen encoders included), the recipe that rebuilds them, and facts about them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot create {folder}: {error.strerror or error}") from error
     replace_durably(folder / WEIGHTS, serialise(model.state_dict()))
-    replace_durably(folder / RECIPE, recipe_toml.encode())
-    replace_durably(folder / CONFIG, (json.dumps(dict(facts), indent=1) + "\n").encode())
+    replace_durably(folder / RECIPE, portable(resolved, model).to_toml().encode())
+    replace_durably(folder / CONFIG, (json.dumps(dict(facts), indent=1, default=str) + "\n").encode())
 
 
 def load_model(folder: Path, device: str = "cpu", catalog: Catalog | None = None) -> AlignedModel:

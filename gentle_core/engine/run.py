@@ -93,7 +93,7 @@ def _run(session: Session) -> RunResult:
         results["splits"][name] = session.measured(held[name], session.loss.scorer())
         run.log(trainer.step, name, {**results["splits"][name], "final": True})
         _save_embeddings(run.path / "embeddings", name, held[name])
-    save_model(run.model, session.model, session.resolved.to_toml(), {
+    save_model(run.model, session.model, session.resolved, {
         "step": trainer.step, "select": attrs.asdict(trainer.best), "towers": run.manifest["towers"],
         "plugins": run.manifest["plugins"], "gentle": run.manifest["gentle"],
     })  # fmt: skip

@@ -14,6 +14,7 @@ from gentle_core.data.loader import StepDataset, TowerSource
 from gentle_core.data.pools import Pools, make_pools
 from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler
+from gentle_core.data.streams import stream
 from gentle_core.engine.build import Builder
 from gentle_core.engine.loop import Trainer, count_parameters
 from gentle_core.engine.measure import measure
@@ -42,6 +43,10 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise RecipeError(f"engine.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+STATISTICS_ROWS = 512
+"""Items whose features standardise the head of an encoder that trains."""
 
 
 class Session:
@@ -141,11 +146,13 @@ class Session:
             batch = self.builder.augmentations(name, "batch")
             tower.batch_augment = [function for _, function in batch]
             features = None
+            used = self._used(name)
             if table.encoder.freeze and not items and not batch:
-                used = self._used(name)
                 features = self.train.features(self.model, name, used)
-                if table.head.standardize:
-                    tower.head.standardize(features[used].to(self.device))
+            if table.head.standardize:
+                sample = self._statistics_rows(used, name) if features is None else used
+                found = self.train.features(self.model, name, sample) if features is None else features
+                tower.head.standardize(found[sample].to(self.device))
             sources[name] = TowerSource(
                 modality=self.towers[name], index=self.train.index[name], load=self.dataset.load,
                 collate=tower.encoder.collate, augment=items, features=features,
@@ -157,6 +164,11 @@ class Session:
         them out: a comparison of objectives must not differ in the statistics that standardise the features."""
         rows = set(self.pools.unmatched[tower].tolist())
         return sorted(rows.union(*(group.tolist() for group in self.pools.matched[tower])))
+
+    def _statistics_rows(self, used: list[int], tower: str) -> list[int]:
+        """A seeded draw of training items, enough for means and deviations of features that training will change."""
+        order = stream(self.recipe.train.seed, "statistics", tower).permutation(len(used))
+        return sorted(used[i] for i in order[:STATISTICS_ROWS])
 
     def trainer(self) -> Trainer:
         recipe = self.recipe

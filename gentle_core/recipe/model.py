@@ -101,7 +101,8 @@ class HeadTable:
         dimension: of the joint space; the same in all towers.
         hidden: width of the hidden layer; 0 for a single linear map.
         dropout: on the features that enter and on the hidden layer; with it, two passes are two views.
-        standardize: z-score the features with statistics of the training items (frozen encoders only).
+        standardize: z-score the features that enter, with statistics of the training items: of all of them for a frozen
+            encoder; for one that trains, of 512 of them before training.
         dropout_input: dropout on the features that enter the head.
     """
 

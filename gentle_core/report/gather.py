@@ -149,6 +149,7 @@ def unpaired_rows(data: Mapping[str, Any]) -> int | None:
 
 
 def random_towers(manifest: Mapping[str, Any]) -> list[str]:
-    """Towers that wanted pretrained weights and started from random ones (`"random": true` in their facts)."""
-    towers = table(manifest.get("towers"))
-    return [str(name) for name, tower in towers.items() if table(table(tower).get("facts")).get("random") is True]
+    """Towers that wanted pretrained weights and started from random ones: `"random": true` in their facts, and not
+    `"wanted": true`, which says that the recipe asked for them."""
+    facts = {str(name): table(table(tower).get("facts")) for name, tower in table(manifest.get("towers")).items()}
+    return [name for name, found in facts.items() if found.get("random") is True and found.get("wanted") is not True]

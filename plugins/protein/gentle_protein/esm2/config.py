@@ -104,6 +104,8 @@ class Esm2Config:
         gradient_checkpointing: recompute each layer in the backward pass, which saves memory for time.
         max_length: residues beyond this many are cut off at the C-terminal end; 0 for no limit. The released models
             were trained on windows of 1022 residues.
+        architecture: the trunk's shape in place of `model`'s, for models that start from random weights and for
+            saved models, which bring their weights along.
     """
 
     model: str = attrs.field(default="esm2_t6_8M_UR50D", converter=full_name, validator=_known)
@@ -117,12 +119,15 @@ class Esm2Config:
     attention_dropout: float = attrs.field(default=0.0, validator=_rate)
     gradient_checkpointing: bool = False
     max_length: int = attrs.field(default=1022, validator=_not_negative)
+    architecture: Architecture | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.path is not None and self.weights == "random":
             raise ValueError('path and weights = "random" contradict each other: leave one out')
+        if self.path is not None and self.architecture is not None:
+            raise ValueError("path and architecture contradict each other: leave one out")
         if self.path is None:
-            depth = self.depth(MODELS[self.model].layers)
+            depth = self.depth((self.architecture or MODELS[self.model]).layers)
             if self.train_layers != "all" and int(self.train_layers) > depth:
                 raise ValueError(f"train_layers={self.train_layers}: only {depth} layers are built")
 
@@ -155,7 +160,7 @@ def read_architecture(folder: Path) -> Architecture:
 def parameters(config: Esm2Config) -> int | None:
     """Parameters of the encoder that `config` describes; None where only a `.pt` file or an unread folder knows."""
     if config.path is None:
-        architecture = MODELS[config.model]
+        architecture = config.architecture or MODELS[config.model]
     else:
         try:
             architecture = read_architecture(config.path)

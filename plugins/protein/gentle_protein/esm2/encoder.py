@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from transformers import EsmModel
@@ -15,7 +16,7 @@ from gentle_core.api import BuildContext, ComponentError, DataError, EncoderModu
 from gentle_protein.alphabet import EOS, encode
 from gentle_protein.esm2 import trunk
 from gentle_protein.esm2.batching import group_by_length, pad
-from gentle_protein.esm2.config import LICENCE, MODELS, Esm2Config
+from gentle_protein.esm2.config import LICENCE, MODELS, Architecture, Esm2Config
 from gentle_protein.esm2.weights import find, not_found
 
 _OVERHEAD = {"cpu": 128}
@@ -39,6 +40,7 @@ class Esm2Encoder(EncoderModule):
         super().__init__()
         self.config = config
         self.origin = dict(origin or {})
+        self.whole = _architecture(model)
         self.trunk = trunk.cut(model, _depth(config, model.config.num_hidden_layers))
         self.width: int = model.config.hidden_size
         self._set_dropout()
@@ -73,6 +75,13 @@ class Esm2Encoder(EncoderModule):
         options = {"pool": "residue mean", "layer": layer, "max_length": self.config.max_length}
         text = json.dumps(options, sort_keys=True) + hash_tensors(self.trunk.state_dict())
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def portable(self) -> dict[str, Any] | None:
+        """Options that rebuild the trunk without the files that it came from; None where the name suffices."""
+        if self.config.path is None:
+            return None
+        options = attrs.asdict(self.config, recurse=False, filter=lambda field, _: field.name not in ("path", "weights"))
+        return options | {"architecture": attrs.asdict(self.whole)}
 
     def facts(self) -> dict[str, Any]:
         shape = self.trunk.config
@@ -124,7 +133,7 @@ def build(config: Esm2Config, context: BuildContext) -> Esm2Encoder:
         WeightsError: weights are required and cannot be found, or what was found cannot be read.
         ComponentError: the model has no such layer.
     """
-    if config.weights != "random":
+    if config.weights != "random" and context.load_weights:
         weights, missed = find(config, context)
         if weights is not None:
             model = trunk.load(weights)
@@ -144,9 +153,27 @@ def build(config: Esm2Config, context: BuildContext) -> Esm2Encoder:
             f"ESM-2 starts from RANDOM weights, and its features mean little until it is trained: "
             f"those of {config.model} were not found; looked in {', '.join(missed)}."
         )
-    model = trunk.at_random(MODELS[config.model], context.seed)
-    origin = {"model": config.model, "source": "random initialisation", "seed": context.seed, "random": True}
+    model = trunk.at_random(config.architecture or MODELS[config.model], context.seed)
+    origin = {
+        "model": config.model,
+        "source": "random initialisation",
+        "seed": context.seed,
+        "random": True,
+        "wanted": config.weights == "random",
+    }
     return Esm2Encoder(model, config, origin)
+
+
+def _architecture(model: EsmModel) -> Architecture:
+    shape: Any = model.config
+    return Architecture(
+        layers=shape.num_hidden_layers,
+        width=shape.hidden_size,
+        heads=shape.num_attention_heads,
+        feedforward=shape.intermediate_size,
+        vocabulary=shape.vocab_size,
+        token_dropout=shape.token_dropout,
+    )
 
 
 def _licence(config: Esm2Config) -> str:
