@@ -42,7 +42,7 @@ def build(config: CathConfig, context: BuildContext) -> ChainDataset:
 
     skips, counts = Skips(config.strict), Counter[str]()
     for problem in parsed.problems:
-        skips.add(path.name, problem)
+        skips.add(str(path), problem)
     splits: dict[str, list[Chain]] = {split: [] for split in SPLITS}
     for trace in parsed.traces:
         if trace.chain not in split_of:

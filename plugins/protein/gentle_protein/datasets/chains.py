@@ -86,7 +86,7 @@ class ChainDataset:
         return Structure(item, ca)
 
 
-NAMED = 20
+NAMED = 100
 """How many skipped items the facts name; the count is always exact."""
 
 
@@ -107,8 +107,9 @@ class Skips:
         """One line for the user; empty where nothing was skipped."""
         if not self.reasons:
             return ""
-        more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
-        return f"skipped {len(self.reasons)}: {self.reasons[0]}{more}"
+        if len(self.reasons) == 1:
+            return f"skipped {self.reasons[0]}"
+        return f"skipped {len(self.reasons)}, the first: {self.reasons[0]} (the manifest names the others)"
 
     def facts(self) -> dict[str, Any]:
         return {"count": len(self.reasons), "reasons": self.reasons[:NAMED]}

@@ -54,7 +54,7 @@ def build(config: StructuresConfig, context: BuildContext) -> ChainDataset:
     splits["train"] = [*splits["train"], *extra]
 
     if notice := skips.notice():
-        context.notify(f"{config.path}: {notice}")
+        context.notify(notice)
     return ChainDataset(splits, _facts(config, splits, skips, counts))
 
 
@@ -88,7 +88,7 @@ def _chains(
     counts["files"] += len(paths)
     for path, parsed in zip(paths, parse_cached(folder, paths, files.parse, _cache(context)), strict=True):
         for problem in parsed.problems:
-            skips.add(str(path.relative_to(folder)), problem)
+            skips.add(str(path), problem)
         stem = files.SUFFIX.sub("", path.name)
         for trace in _select(parsed.traces, config.chains, counts):
             if len(trace.ca) < config.min_length or len(trace.ca) > config.max_length:

@@ -68,14 +68,14 @@ def test_bad_records_are_named_and_skipped(layout, make_chain, context, notices)
         record("tiny", sequence[:2], ca[:2]),
     ]
     folder = layout(lines, {"train": ["good", "odd", "tiny"]})
-    made = build(CathConfig(path=folder), context)
+    made, path = build(CathConfig(path=folder), context), folder / "chain_set.jsonl"
     assert made.facts()["skipped"]["reasons"] == [
-        "chain_set.jsonl: line 2 is no JSON",
-        "chain_set.jsonl: line 3 lacks name, seq or coords.CA",
-        "chain_set.jsonl: line 4: odd has 31 letters and 30 positions",
-        "chain_set.jsonl: line 5: tiny has 2 residue(s) with Cα; 3 are needed",
+        f"{path}: line 2 is no JSON",
+        f"{path}: line 3 lacks name, seq or coords.CA",
+        f"{path}: line 4: odd has 31 letters and 30 positions",
+        f"{path}: line 5: tiny has 2 residue(s) with Cα; 3 are needed",
     ]
-    assert notices == ["skipped 4: chain_set.jsonl: line 2 is no JSON (and 3 more)"]
+    assert notices == [f"skipped 4, the first: {path}: line 2 is no JSON (the manifest names the others)"]
     with pytest.raises(DataError, match="line 2 is no JSON"):
         build(CathConfig(path=folder, strict=True), context)
 

@@ -108,9 +108,12 @@ def test_bad_files_are_named_and_skipped(write, folder, dataset, make_chain, not
     assert ids(made) == ["good_A", "short_A"]
     assert made.facts()["skipped"] == {
         "count": 2,
-        "reasons": ["empty.pdb: is empty", "short.pdb: chain B has 2 residue(s) with Cα; 3 are needed"],
+        "reasons": [
+            f"{folder / 'empty.pdb'}: is empty",
+            f"{folder / 'short.pdb'}: chain B has 2 residue(s) with Cα; 3 are needed",
+        ],
     }
-    assert notices == [f"{folder}: skipped 2: empty.pdb: is empty (and 1 more)"]
+    assert notices == [f"skipped 2, the first: {folder / 'empty.pdb'}: is empty (the manifest names the others)"]
     with pytest.raises(DataError, match=r"empty\.pdb: is empty; mend or remove it"):
         dataset(strict=True)
 
@@ -138,7 +141,9 @@ def test_useless_folders(folder, dataset, write, make_chain, context):
         build(StructuresConfig(path=folder / "notes.txt"), context)
     (folder / "empty.pdb").write_text("")
     write("x.pdb", {"A": make_chain(0, 10)})
-    with pytest.raises(DataError, match=r"no usable protein chain; 1 outside 20-1022 residues; skipped 1: empty\.pdb"):
+    with pytest.raises(
+        DataError, match=r"no usable protein chain; 1 outside 20-1022 residues; skipped .*empty"
+    ):
         dataset()
 
 
