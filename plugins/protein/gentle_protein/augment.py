@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import attrs
 import numpy as np
 
 from gentle_core.api import Augmentation, BuildContext
 from gentle_protein.alphabet import MASK_LETTER
 from gentle_protein.chain import MIN_RESIDUES, Structure
-
-Chain = TypeVar("Chain", str, Structure)
 
 UNKNOWN = "X"
 
@@ -119,7 +115,7 @@ class ResidueCrop:
 
     config: CropConfig
 
-    def __call__(self, item: Chain, rng: np.random.Generator) -> Chain:
+    def __call__(self, item: str | Structure, rng: np.random.Generator) -> str | Structure:
         window = crop_window(len(item), self.config, rng)
         if isinstance(item, str):
             return item[window]
