@@ -64,7 +64,7 @@ def centred(x: Tensor, y: Tensor | None, amid_x: Amid, amid_y: Amid) -> Centred:
     point, width = amid_x
     if y is None:
         x = x - point
-        norms, along = -x.square().sum(1), x @ point + point @ point / 2
+        norms, along = -squared_norms(x), x @ point + point @ point / 2
         return Centred(x, x, point, norms, norms, along, along)
     other, other_width = amid_y
     tighter = other_width < width
@@ -73,7 +73,12 @@ def centred(x: Tensor, y: Tensor | None, amid_x: Amid, amid_y: Amid) -> Centred:
     # x·y = x'·y' + x·c + c·y', or + x'·c + c·y: in the tighter set the centred product, which is small and exact there
     along_x = torch.where(tighter, x @ point, near_x @ point)
     along_y = torch.where(tighter, near_y @ point, y @ point)
-    return Centred(near_x, near_y, point, -near_x.square().sum(1), -near_y.square().sum(1), along_x, along_y)
+    return Centred(near_x, near_y, point, -squared_norms(near_x), -squared_norms(near_y), along_x, along_y)
+
+
+def squared_norms(x: Tensor) -> Tensor:
+    """‖x_i‖², (m,), without a copy of x."""
+    return torch.einsum("id,id->i", x, x)
 
 
 @torch.no_grad()
