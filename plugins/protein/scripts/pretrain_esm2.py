@@ -9,25 +9,33 @@ The corpus is a FASTA of PDB chains without any relative of the held-out chains 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from gentle_protein.alphabet import CLS, EOS, MASK, PAD, STANDARD, TOKENS, encode
+from safetensors.torch import save_file
 from transformers import EsmConfig, EsmForMaskedLM
+
+from gentle_protein.alphabet import CLS, EOS, MASK, PAD, STANDARD, TOKENS, encode
 
 RESIDUES = torch.tensor([TOKENS.index(a) for a in STANDARD])
 
 
 def read_fasta(path: Path) -> list[np.ndarray]:
+    """Token indices of every record."""
     records = path.read_text().split(">")[1:]
     return [encode("".join(record.split("\n")[1:])) for record in records]
 
 
-def batches(chains: list[np.ndarray], tokens_per_batch: int, crop: int, rng: np.random.Generator):
+def batches(
+    chains: list[np.ndarray], tokens_per_batch: int, crop: int, rng: np.random.Generator
+) -> Iterator[torch.Tensor]:
     """Endless length-bucketed batches of token ids (B, T); a chain longer than `crop` gives a random window."""
     while True:
         epoch = []
@@ -43,7 +51,7 @@ def batches(chains: list[np.ndarray], tokens_per_batch: int, crop: int, rng: np.
                 groups.append(group)
                 group = []
         for index in rng.permutation(len(groups)):
-            width = max(map(len, groups[index])) + 2
+            width = -(-(max(map(len, groups[index])) + 2) // 32) * 32  # few shapes: allocators like that
             tokens = np.full((len(groups[index]), width), PAD)
             for row, chain in enumerate(groups[index]):
                 tokens[row, : len(chain) + 2] = np.concatenate([[CLS], chain, [EOS]])
@@ -70,6 +78,20 @@ def masked_loss(model: EsmForMaskedLM, inputs: torch.Tensor, labels: torch.Tenso
     return torch.nn.functional.cross_entropy(logits.float(), labels[chosen])
 
 
+def write(model: EsmForMaskedLM, facts: dict[str, Any], folder: Path) -> None:
+    """Save weights in float16, configuration and facts. Rotary frequencies follow from the configuration and, since
+    float16 would round them, are left out; so is the contact head, which is not trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left_out = ("contact_head", "rotary_embeddings.inv_freq", "lm_head.decoder")  # the decoder is the embedding
+    state = {n: t.half().contiguous() for n, t in model.state_dict().items() if not any(part in n for part in left_out)}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = ["EsmForMaskedLM"], "float16"
+    config.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
@@ -78,11 +100,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=160)
     parser.add_argument("--heads", type=int, default=5)
-    parser.add_argument("--tokens-per-batch", type=int, default=6000)
+    parser.add_argument("--tokens-per-batch", type=int, default=4000)
     parser.add_argument("--crop", type=int, default=254)
     parser.add_argument("--mask-rate", type=float, default=0.15)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop", type=int, help="end after this many steps of the schedule")
+    parser.add_argument("--init", type=Path, help="start from this saved model, with a new schedule")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -101,7 +125,7 @@ def main() -> None:
         emb_layer_norm_before=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         max_position_embeddings=1026, layer_norm_eps=1e-5,
     )  # fmt: skip
-    model = EsmForMaskedLM(config)
+    model = EsmForMaskedLM(config) if args.init is None else EsmForMaskedLM.from_pretrained(args.init).float()
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
@@ -126,16 +150,14 @@ def main() -> None:
         return float(np.mean(losses))
 
     def save(step: int, loss: float) -> None:
-        args.target.mkdir(parents=True, exist_ok=True)
-        half = EsmForMaskedLM(config)
-        half.load_state_dict(model.state_dict())
-        half.half().save_pretrained(args.target)
-        facts = {"steps": step, "validation_loss": round(loss, 4), "perplexity": round(math.exp(loss), 3)}
-        facts |= {k: v for k, v in vars(args).items() if k not in ("corpus", "target")}
-        (args.target / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        facts = {"steps": step, "planned_steps": args.steps, "chains": len(chains), "validation_chains": len(held)}
+        facts |= {"validation_loss": round(loss, 4), "perplexity": round(math.exp(loss), 3)}
+        facts |= {k: v for k, v in vars(args).items() if k not in ("corpus", "target", "steps", "init", "stop")}
+        write(model, facts, args.target)
 
     stream, began = batches(chains, args.tokens_per_batch, args.crop, rng), time.time()
-    for step in range(args.steps):
+    last = args.steps if args.stop is None else args.stop
+    for step in range(last):
         loss = masked_loss(model, *mask_tokens(next(stream), args.mask_rate, generator))
         optimizer.zero_grad()
         loss.backward()
@@ -144,7 +166,7 @@ def main() -> None:
         scheduler.step()
         if step % 20 == 0:
             print(f"step {step} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
+        if (step + 1) % 250 == 0 or step + 1 == last:
             value = evaluate()
             save(step + 1, value)
             print(f"step {step + 1} validation {value:.4f} perplexity {math.exp(value):.3f}", flush=True)
