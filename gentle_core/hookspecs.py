@@ -31,25 +31,25 @@ def gentle_modalities() -> Iterable[ModalitySpec]:
 def gentle_encoders() -> Iterable[EncoderSpec]:
     """Encoders, each with the modality that it reads.
 
-        import attrs
-        from gentle_core.api import EncoderSpec, hookimpl
+    import attrs
+    from gentle_core.api import EncoderSpec, hookimpl
 
-        @attrs.frozen
-        class SpectrogramConfig:
-            width: int = 256
+    @attrs.frozen
+    class SpectrogramConfig:
+        width: int = 256
 
-        @hookimpl
-        def gentle_encoders():
-            return [
-                EncoderSpec(
-                    name="spectrogram-cnn",
-                    modality="audio",
-                    config=SpectrogramConfig,
-                    target="gentle_audio.cnn:build",      # build(config, context) -> Encoder
-                    summary="A small CNN over log-mel spectrograms",
-                    licence="MIT",
-                )
-            ]
+    @hookimpl
+    def gentle_encoders():
+        return [
+            EncoderSpec(
+                name="spectrogram-cnn",
+                modality="audio",
+                config=SpectrogramConfig,
+                target="gentle_audio.cnn:build",      # build(config, context) -> Encoder
+                summary="A small CNN over log-mel spectrograms",
+                licence="MIT",
+            )
+        ]
     """
 
 
@@ -57,18 +57,18 @@ def gentle_encoders() -> Iterable[EncoderSpec]:
 def gentle_augmentations() -> Iterable[AugmentationSpec]:
     """Augmentations, each with the modalities that it acts on.
 
-        from gentle_core.api import AugmentationSpec, hookimpl
+    from gentle_core.api import AugmentationSpec, hookimpl
 
-        @hookimpl
-        def gentle_augmentations():
-            return [
-                AugmentationSpec(
-                    name="time-shift",
-                    modalities=("audio",),
-                    target="gentle_audio.augment:build_time_shift",   # -> f(item, rng) -> item
-                    summary="Rolls the waveform by a random offset",
-                )
-            ]
+    @hookimpl
+    def gentle_augmentations():
+        return [
+            AugmentationSpec(
+                name="time-shift",
+                modalities=("audio",),
+                target="gentle_audio.augment:build_time_shift",   # -> f(item, rng) -> item
+                summary="Rolls the waveform by a random offset",
+            )
+        ]
     """
 
 
@@ -76,19 +76,19 @@ def gentle_augmentations() -> Iterable[AugmentationSpec]:
 def gentle_losses() -> Iterable[LossSpec]:
     """Losses, each with what it needs and its scope.
 
-        from gentle_core.api import LossSpec, hookimpl
+    from gentle_core.api import LossSpec, hookimpl
 
-        @hookimpl
-        def gentle_losses():
-            return [
-                LossSpec(
-                    name="centroid",
-                    needs={"unpaired"},
-                    scope="moments",
-                    target="gentle_extra.centroid:build",   # -> Loss
-                    summary="Squared distance of the two modalities' means",
-                )
-            ]
+    @hookimpl
+    def gentle_losses():
+        return [
+            LossSpec(
+                name="centroid",
+                needs={"unpaired"},
+                scope="moments",
+                target="gentle_extra.centroid:build",   # -> Loss
+                summary="Squared distance of the two modalities' means",
+            )
+        ]
     """
 
 
@@ -96,25 +96,25 @@ def gentle_losses() -> Iterable[LossSpec]:
 def gentle_datasets() -> Iterable[DatasetSpec]:
     """Datasets, each with the modalities that it yields.
 
-        import attrs
-        from pathlib import Path
-        from gentle_core.api import DatasetSpec, hookimpl
+    import attrs
+    from pathlib import Path
+    from gentle_core.api import DatasetSpec, hookimpl
 
-        @attrs.frozen
-        class FolderConfig:
-            path: Path
+    @attrs.frozen
+    class FolderConfig:
+        path: Path
 
-        @hookimpl
-        def gentle_datasets():
-            return [
-                DatasetSpec(
-                    name="folder",
-                    modalities=("audio", "text"),
-                    config=FolderConfig,
-                    target="gentle_audio.folder:build",      # -> Dataset
-                    summary="A folder of .wav files with .txt beside them",
-                )
-            ]
+    @hookimpl
+    def gentle_datasets():
+        return [
+            DatasetSpec(
+                name="folder",
+                modalities=("audio", "text"),
+                config=FolderConfig,
+                target="gentle_audio.folder:build",      # -> Dataset
+                summary="A folder of .wav files with .txt beside them",
+            )
+        ]
     """
 
 
@@ -122,23 +122,23 @@ def gentle_datasets() -> Iterable[DatasetSpec]:
 def gentle_tasks() -> Iterable[TaskSpec]:
     """Downstream evaluations for `gentle eval RUN TASK`.
 
-        import attrs
-        from pathlib import Path
-        from gentle_core.api import TaskSpec, hookimpl
+    import attrs
+    from pathlib import Path
+    from gentle_core.api import TaskSpec, hookimpl
 
-        @attrs.frozen
-        class GenreConfig:
-            path: Path
+    @attrs.frozen
+    class GenreConfig:
+        path: Path
 
-        @hookimpl
-        def gentle_tasks():
-            return [
-                TaskSpec(
-                    name="genre",
-                    modalities=("audio",),
-                    config=GenreConfig,
-                    target="gentle_audio.genre:build",       # -> Task
-                    summary="Genre accuracy of a linear probe",
-                )
-            ]
+    @hookimpl
+    def gentle_tasks():
+        return [
+            TaskSpec(
+                name="genre",
+                modalities=("audio",),
+                config=GenreConfig,
+                target="gentle_audio.genre:build",       # -> Task
+                summary="Genre accuracy of a linear probe",
+            )
+        ]
     """

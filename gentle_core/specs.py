@@ -41,7 +41,9 @@ def _needs(values: Iterable[Need]) -> frozenset[Need]:
 
 def _valid_name(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"{attribute.name}={value!r}: use lower-case letters, digits, and single '-', '_' or '.' between")
+        raise ValueError(
+            f"{attribute.name}={value!r}: use lower-case letters, digits, and single '-', '_' or '.' between"
+        )
 
 
 def _valid_names(instance: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:

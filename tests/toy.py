@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+
 from gentle_core.api import (
     AugmentationSpec,
     BuildContext,
@@ -82,6 +83,7 @@ def build_points(config: PointsConfig, context: BuildContext) -> Points:
 
 def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
     import torch
+
     from gentle_core.api import EncoderModule
 
     class Mlp(EncoderModule):

@@ -45,9 +45,7 @@ class RunResult:
         return self.out / "report.html"
 
 
-def run_recipe(
-    resolved: Resolved, out: Path, resume: str = "never", display: Display | None = None
-) -> RunResult:
+def run_recipe(resolved: Resolved, out: Path, resume: str = "never", display: Display | None = None) -> RunResult:
     """Run a resolved recipe into `out`.
 
     Args:

@@ -121,6 +121,7 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
 
 def _git_state() -> dict[str, Any] | None:
     """Commit and cleanliness of the working folder, where it is a git checkout."""
+
     def ask(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 

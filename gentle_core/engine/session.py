@@ -32,7 +32,6 @@ FREE_TO_CHANGE = ("engine", "report", "baseline", "evaluate", "train.workers", "
 """Settings that may differ when a run is resumed: they change nothing that was computed so far."""
 
 
-
 def choose_device(name: str) -> torch.device:
     """The device of `[engine] device`; "auto" prefers CUDA, then MPS, then the CPU."""
     if name == "auto":

@@ -3,7 +3,9 @@
 The corpus is a FASTA of PDB chains without any relative of the held-out chains of `protein/pdb-sample`
 (`make_pdb_sample.py --corpus`). The model is written as float16 safetensors with its configuration.
 
-    python scripts/pretrain_esm2.py corpus.fasta gentle_protein/data/esm2_pdb_small --steps 6000
+    python scripts/pretrain_esm2.py corpus.fasta gentle_protein/data/esm2_pdb_small
+
+The model card beside the weights names the two calls that made the shipped ones.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def test_announcing_loads_nothing_heavy():
         "import sys, gentle_protein.plugin as p\n"
         "for hook in dir(p):\n"
         "    if hook.startswith('gentle_') and callable(getattr(p, hook)): getattr(p, hook)()\n"
-        "print([m for m in ('torch', 'transformers', 'gemmi', 'esm', 'torch_geometric', 'sklearn') if m in sys.modules])"
+        "heavy = ("
+        "'torch', 'transformers', 'gemmi', 'esm', 'torch_geometric', 'sklearn')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

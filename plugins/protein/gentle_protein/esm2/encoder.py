@@ -80,7 +80,9 @@ class Esm2Encoder(EncoderModule):
         """Options that rebuild the trunk without the files that it came from; None where the name suffices."""
         if self.config.path is None:
             return None
-        options = attrs.asdict(self.config, recurse=False, filter=lambda field, _: field.name not in ("path", "weights"))
+        options = attrs.asdict(
+            self.config, recurse=False, filter=lambda field, _: field.name not in ("path", "weights")
+        )
         return options | {"architecture": attrs.asdict(self.whole)}
 
     def facts(self) -> dict[str, Any]:

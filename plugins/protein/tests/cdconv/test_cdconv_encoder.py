@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import attrs
@@ -137,6 +139,21 @@ def test_cache_is_bounded_and_starts_empty_in_a_copy():
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert len(other.cache) == 0
         assert other.cache.limit_bytes == limit
+
+
+def test_gradients_have_the_same_bits_every_time():
+    def gradients():
+        encoder = make().train()
+        torch.manual_seed(5)
+        encoder(encoder.collate(ITEMS)).square().sum().backward()
+        return [p.grad for p in encoder.parameters()]
+
+    assert all(map(torch.equal, gradients(), gradients()))
+
+
+def test_options_do_not_load_torch():
+    code = "import sys, gentle_protein.cdconv.config; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_fresh_geometry_in_forward_equals_collated_geometry():

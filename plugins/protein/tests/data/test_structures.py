@@ -141,9 +141,7 @@ def test_useless_folders(folder, dataset, write, make_chain, context):
         build(StructuresConfig(path=folder / "notes.txt"), context)
     (folder / "empty.pdb").write_text("")
     write("x.pdb", {"A": make_chain(0, 10)})
-    with pytest.raises(
-        DataError, match=r"no usable protein chain; 1 outside 20-1022 residues; skipped .*empty"
-    ):
+    with pytest.raises(DataError, match=r"no usable protein chain; 1 outside 20-1022 residues; skipped .*empty"):
         dataset()
 
 

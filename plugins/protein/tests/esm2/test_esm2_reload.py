@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from gentle_core.api import BuildContext
 from gentle_protein.alphabet import TOKENS
 from gentle_protein.esm2.config import Architecture, Esm2Config
