@@ -177,7 +177,7 @@ def _run_dense(block: Block, centres: dict[int, Amid]) -> None:
         if id(z) not in centres:
             centres[id(z)] = amid(z)
     c = centred(block.x, block.y, *(centres[id(z)] for z in sets))
-    gram = c.x @ c.y.T
+    gram = c.near_x() @ c.near_y().T
     itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device) if block.y is None else None
     distances = products = None
     for kernel in block.kernels:

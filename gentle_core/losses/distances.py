@@ -13,6 +13,7 @@ from gentle_core.losses.precision import full_precision
 
 CENTRE_ROWS = 256
 MEDIAN_ROWS = 1024
+SLAB = 1024
 
 
 def spread(x: Tensor, most: int) -> Tensor:
@@ -44,7 +45,7 @@ class Centred:
     norms are then small: in a tight cone, where all uncentred products agree in the leading digits, above all.
 
     Attributes:
-        x, y: centred rows (m, d) and (n, d); the same tensor for one set and itself.
+        x, y: rows (m, d) and (n, d), not yet centred; the same tensor for one set and itself.
         point: c (d,), without gradient.
         minus_norm_x, minus_norm_y: −‖x'‖² and −‖y'‖²; D_ij = −‖x_i−y_j‖² is 2x'·y' plus these.
         along_x, along_y: x_i·y_j is x'·y' plus these.
@@ -58,22 +59,40 @@ class Centred:
     along_x: Tensor
     along_y: Tensor
 
+    def near_x(self, rows: slice = slice(None)) -> Tensor:
+        """x' of some rows."""
+        return self.x[rows] - self.point
+
+    def near_y(self, rows: slice = slice(None)) -> Tensor:
+        """y' of some rows."""
+        return self.y[rows] - self.point
+
 
 def centred(x: Tensor, y: Tensor | None, amid_x: Amid, amid_y: Amid) -> Centred:
     """Centre two sets, or (y None) one set for products with itself."""
     point, width = amid_x
     if y is None:
-        x = x - point
-        norms, along = -squared_norms(x), x @ point + point @ point / 2
+        norms, along = _about(x, point)
+        along = along + point @ point / 2
         return Centred(x, x, point, norms, norms, along, along)
     other, other_width = amid_y
     tighter = other_width < width
     point = torch.where(tighter, other, point)
-    near_x, near_y = x - point, y - point
+    norms_x, along_x = _about(x, point)
+    norms_y, along_y = _about(y, point)
     # x·y = x'·y' + x·c + c·y', or + x'·c + c·y: in the tighter set the centred product, which is small and exact there
-    along_x = torch.where(tighter, x @ point, near_x @ point)
-    along_y = torch.where(tighter, near_y @ point, y @ point)
-    return Centred(near_x, near_y, point, -squared_norms(near_x), -squared_norms(near_y), along_x, along_y)
+    along_x, along_y = torch.where(tighter, x @ point, along_x), torch.where(tighter, along_y, y @ point)
+    return Centred(x, y, point, norms_x, norms_y, along_x, along_y)
+
+
+def _about(x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """−‖x'‖² and x'·c, (m,) each; slab by slab, so that no whole copy of `x` is made."""
+    norms, along = [], []
+    for start in range(0, len(x), SLAB):
+        near = x[start : start + SLAB] - point
+        norms.append(-squared_norms(near))
+        along.append(near @ point)
+    return torch.cat(norms), torch.cat(along)
 
 
 def squared_norms(x: Tensor) -> Tensor:
@@ -93,7 +112,8 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     if len(pooled) < 2:
         return pooled.new_ones(())
     c = centred(pooled, None, amid(pooled), amid(pooled))
-    cells = -(2 * (c.x @ c.x.T) + c.minus_norm_x[:, None] + c.minus_norm_x).clamp_max_(0)
+    near = c.near_x()
+    cells = -(2 * (near @ near.T) + c.minus_norm_x[:, None] + c.minus_norm_x).clamp_max_(0)
     number = torch.arange(len(pooled), device=pooled.device)
     cells = cells.masked_select(number[:, None] < number)
     median, mean = cells.median(), cells.mean()

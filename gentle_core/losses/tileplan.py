@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gentle_core.losses.cells import Block, Kernel
-from gentle_core.losses.distances import Centred, amid, centred
+from gentle_core.losses.distances import SLAB, Centred, amid, centred
 
 
 @attrs.define
@@ -172,6 +172,10 @@ class Plan:
                     i, j = slice(a * side, min(a * side + side, m)), slice(b * side, min(b * side + side, n))
                     yield Tile(i, j, (a, b), symmetric and a == b)
                 turn += 1
+
+    def slabs(self, m: int) -> list[slice]:
+        """This rank's part of m rows, in pieces."""
+        return [slice(start, start + SLAB) for start in range(0, m, SLAB)][self.rank :: self.world]
 
     def sum_over_ranks(self, tensors: Sequence[Tensor]) -> None:
         """In place; nothing to do for one process."""

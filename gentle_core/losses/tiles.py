@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from gentle_core.losses.cells import Block, LogSum
-from gentle_core.losses.distances import Centred
+from gentle_core.losses.distances import SLAB, Centred
 from gentle_core.losses.precision import exact, wide
+from gentle_core.losses.products import times_transposed
 from gentle_core.losses.tileplan import Job, Plan, Scratch, Step, Tile
 
-GRAM, T, SLOPE, PART, WEIGHTS = range(5)
+T, SLOPE, PART, WEIGHTS = range(4)
 
 
 def run_tiled(blocks: Sequence[Block], moments: Sequence[list[Tensor]], tile: int, group: Any = None) -> None:
@@ -50,12 +51,14 @@ class _Reductions(torch.autograd.Function):
         outputs: list[Tensor] = [inputs[0]] * plan.outputs
         sums: list[Tensor] = [inputs[0]] * plan.outputs
         with exact(inputs[0].device):
-            scratch = Scratch(inputs[0], plan.side, 3)
+            scratch = Scratch(inputs[0], plan.side, 2)
             for job in plan.jobs:
                 _forward(plan, job, inputs, outputs, sums, scratch)
             for position, at in plan.moments:
-                part = inputs[position][plan.rank :: plan.world]
-                outputs[at] = part.T @ part
+                outputs[at] = inputs[position].new_zeros((inputs[position].shape[1],) * 2)
+                for slab in plan.slabs(len(inputs[position])):
+                    part = inputs[position][slab].T
+                    outputs[at] += times_transposed(part, part)
             plan.sum_over_ranks([outputs[at] for _, at in plan.moments])
         ctx.mark_non_differentiable(*(outputs[at] for at in plan.tops))
         ctx.set_materialize_grads(False)
@@ -80,14 +83,15 @@ class _Reductions(torch.autograd.Function):
             torch.zeros_like(x) if want else None for x, want in zip(inputs, ctx.needs_input_grad[1:], strict=True)
         ]
         with exact(inputs[0].device):
-            scratch = Scratch(inputs[0], plan.side, 5)
+            scratch = Scratch(inputs[0], plan.side, 4)
             for job in plan.jobs:
                 _backward(plan, job, inputs, outputs, grads, factors, found, scratch)
             for position, at in plan.moments:
                 gradient, target = grads[at], found[position]
                 if gradient is not None and target is not None:
-                    part = slice(plan.rank, None, plan.world)
-                    target[part] += inputs[position][part] @ (gradient + gradient.T)
+                    both = gradient + gradient.T
+                    for slab in plan.slabs(len(target)):
+                        target[slab] += times_transposed(inputs[position][slab], both)
             plan.sum_over_ranks([x for x in found if x is not None])
         return (None, *found)
 
@@ -114,11 +118,6 @@ class _Form:
         if step.keep[1] is not None:
             q = q.where(step.keep[1], -torch.inf)
         return cls(a, p, q, from_x, from_y)
-
-
-def _gram(c: Centred, tile: Tile, scratch: Scratch) -> Tensor:
-    x, y = c.x[tile.i], c.y[tile.j]
-    return torch.mm(x, y.T, out=scratch(GRAM, len(x), len(y)))
 
 
 def _t(gram: Tensor, step: Step, form: _Form, tile: Tile, scratch: Scratch) -> Tensor:
@@ -166,7 +165,7 @@ def _forward(
         concerned = [pair for pair in zip(job.steps, forms, strict=True) if pair[0].concerns(tile)]
         if not concerned:
             continue
-        gram = _gram(c, tile, scratch)
+        gram = times_transposed(c.near_x(tile.i), c.near_y(tile.j))
         buffer = scratch(SLOPE, *gram.shape)
         for step, form in concerned:
             t = _t(gram, step, form, tile, scratch)
@@ -217,7 +216,8 @@ def _backward(
         concerned = [pair for pair in zip(steps, forms, strict=True) if pair[0].concerns(tile)]
         if not concerned:
             continue
-        gram = _gram(c, tile, scratch)
+        near_x, near_y = c.near_x(tile.i), c.near_y(tile.j)
+        gram = times_transposed(near_x, near_y)
         weights = scratch(WEIGHTS, *gram.shape)
         for number, (step, form) in enumerate(concerned):
             t = _t(gram, step, form, tile, scratch)
@@ -238,12 +238,15 @@ def _backward(
         if tile.mirror:  # cells (i, j) and (j, i) are both here
             weights.add_(weights.T.clone())
         if targets[0] is not None:
-            targets[0][tile.i].addmm_(weights, c.y[tile.j])
+            targets[0][tile.i] += times_transposed(weights, near_y.T)
         if targets[1] is not None and not tile.mirror:
-            targets[1][tile.j].addmm_(weights.T, c.x[tile.i])
-    for target, rows, (of_distances, of_products) in zip(targets, (c.x, c.y), sums, strict=False):
-        if target is not None:
-            target.addcmul_(rows, of_distances[:, None], value=-2).addr_(of_products, c.point)
+            targets[1][tile.j] += times_transposed(weights.T, near_x.T)
+    for target, near, (of_distances, of_products) in zip(targets, (c.near_x, c.near_y), sums, strict=False):
+        if target is None:
+            continue
+        for start in range(0, len(target), SLAB):
+            slab = slice(start, start + SLAB)
+            target[slab].addcmul_(near(slab), of_distances[slab, None], value=-2).addr_(of_products[slab], c.point)
 
 
 def _slope(
