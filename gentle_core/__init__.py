@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
     from gentle_core.catalog import Catalog
     from gentle_core.engine.run import RunResult
+    from gentle_core.engine.towers import AlignedModel
     from gentle_core.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "run"]
+__all__ = ["__version__", "load_model", "run"]
 
 
 def run(
@@ -54,3 +55,19 @@ def run(
     from gentle_core.engine.run import run_recipe
 
     return run_recipe(resolved, free_directory(resolved) if out is None else Path(out), resume)
+
+
+def load_model(folder: str | PathLike[str], device: str = "cpu") -> AlignedModel:
+    """A finished run's model (the run directory or its `model/`), in eval mode; neither data nor the run is needed.
+
+    Its `embed(tower, items, space="joint")` maps raw items to unit vectors, or to encoder features with
+    `space="feature"`.
+
+    Raises:
+        CheckpointError: there is no model, or its parts do not fit together.
+    """
+    from pathlib import Path
+
+    from gentle_core.engine.artifact import load_model as load
+
+    return load(Path(folder), device)

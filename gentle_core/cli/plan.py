@@ -160,9 +160,15 @@ def _recipe_rows(recipe: Recipe) -> Iterator[Row]:
 
 def _rest(recipe: Recipe) -> Iterator[Row]:
     train = recipe.train
+    rates = {
+        name: tower.encoder.learning_rate or train.encoder_learning_rate
+        for name, tower in recipe.towers.items()
+        if not tower.encoder.freeze
+    }
+    encoders = ", ".join(f"{name} encoder {rate:g}" for name, rate in rates.items()) or "encoders frozen"
     yield (
         "training",
-        f"AdamW, rate {train.learning_rate:g} (encoders {train.encoder_learning_rate:g}), {train.schedule}, "
+        f"AdamW, rate {train.learning_rate:g} ({encoders}), {train.schedule}, "
         f"{train.precision}, seed {train.seed}, device {recipe.engine.device}",
     )
     beside = {"CLIP on the same pairs": recipe.baseline.pairs_only, "closed-form CCA": recipe.baseline.cca}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import time
@@ -21,7 +22,7 @@ from gentle_core.engine.progress import Display
 from gentle_core.engine.rundir import RunDirectory
 from gentle_core.engine.step import StepOut, forward_backward
 from gentle_core.engine.towers import AlignedModel
-from gentle_core.errors import CheckpointError, Interrupted, NonFiniteError
+from gentle_core.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from gentle_core.recipe.model import TrainTable
 
 
@@ -116,6 +117,8 @@ class Trainer:
             NonFiniteError: before the step that would have used a loss or gradient that is not finite.
         """
         table = self.table
+        if self.best.metric and self.step == 0:
+            self._measure_untrained()
         batches = step_batches(self.data, self.step, self.steps, table.workers)
         cached = {tower: source.features is not None for tower, source in self.data.sources.items()}
         self.model.train()
@@ -151,6 +154,15 @@ class Trainer:
                     self._between_steps(last, interrupt)
         finally:
             self.display.stop()
+
+    def _measure_untrained(self) -> None:
+        """The validation figures before training, which also show whether `train.select` names one of them."""
+        metrics = self.measure()
+        if self.best.metric not in metrics:
+            close = difflib.get_close_matches(self.best.metric, metrics, n=1)
+            hint = f" — did you mean {close[0]!r}?" if close else "; metrics.jsonl of a finished run shows their names"
+            raise RecipeError(f"train.select: validation gives no metric {self.best.metric!r}{hint}")
+        self.run.log(0, "val", metrics)
 
     def _between_steps(self, last: bool, interrupt: InterruptFlag) -> None:
         table, saved = self.table, False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gentle_core.engine.progress import Display
 from gentle_core.engine.session import Session
 from gentle_core.engine.splits import Embedded, Split
 from gentle_core.engine.towers import AlignedModel
-from gentle_core.errors import GentleError, Interrupted
+from gentle_core.errors import CheckpointError, GentleError, Interrupted
 from gentle_core.evaluate.examples import nearest_examples
 from gentle_core.recipe.load import Resolved
 from gentle_core.report.build import build_report
@@ -58,15 +58,22 @@ def run_recipe(resolved: Resolved, out: Path, resume: str = "never", display: Di
         GentleError: with one line that says what to do; the manifest's status says "failed" or "interrupted".
     """
     session = Session(resolved, out, resume, display or Display())
-    try:
+    with _recorded(session):
         result = _run(session)
-        display_summary(session.display, result, build_report(result.out))
-        return result
+    display_summary(session.display, result, build_report(result.out))
+    return result
+
+
+@contextlib.contextmanager
+def _recorded(session: Session) -> Iterator[None]:
+    """Record how the run ended, whatever happens."""
+    try:
+        yield
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         session.display.stop()
-        if not (isinstance(error, OSError) or isinstance(error.__cause__, OSError)):
-            session.run.update_manifest(status="interrupted" if stopped else "failed", error=str(error))
+        with contextlib.suppress(CheckpointError):  # on a full disk there is no room for this either
+            session.finish("interrupted" if stopped else "failed", str(error))
         raise
     finally:
         session.run.close()
@@ -74,14 +81,18 @@ def run_recipe(resolved: Resolved, out: Path, resume: str = "never", display: Di
 
 def _run(session: Session) -> RunResult:
     run, recipe, display = session.run, session.recipe, session.display
+    session.build()
     session.describe()
     trainer = session.trainer()
     session.cache_held_out()
     _restore(session, trainer)
     if trainer.step < trainer.steps:
         trainer.fit(recipe.name or "train")
+    step = trainer.step
     if trainer.best.checkpoint:
-        trainer.load_weights(load_checkpoint(run.checkpoints / trainer.best.checkpoint))
+        chosen = load_checkpoint(run.checkpoints / trainer.best.checkpoint)
+        trainer.load_weights(chosen)
+        step = int(chosen.facts["step"])
         display.say(f"the best validation {trainer.best.metric} was at {trainer.best.checkpoint}; that is the model")
 
     results: dict[str, Any] = {"splits": {}, "baselines": {}, "comparisons": {}, "facts": {}}
@@ -89,10 +100,10 @@ def _run(session: Session) -> RunResult:
     for name, split in session.splits.items():
         held[name] = split.embed(session.model)
         results["splits"][name] = session.measured(held[name], session.loss.scorer())
-        run.log(trainer.step, name, {**results["splits"][name], "final": True})
+        run.log(step, name, {**results["splits"][name], "final": True})
         _save_embeddings(run.path / "embeddings", name, held[name])
     save_model(run.model, session.model, session.resolved, {
-        "step": trainer.step, "select": attrs.asdict(trainer.best), "towers": run.manifest["towers"],
+        "step": step, "select": attrs.asdict(trainer.best), "towers": run.manifest["towers"],
         "plugins": run.manifest["plugins"], "gentle": run.manifest["gentle"],
     })  # fmt: skip
     if held:
@@ -100,7 +111,7 @@ def _run(session: Session) -> RunResult:
     run.write_json("results.json", results)
     _compare(session, held, results)
     run.write_json("results.json", results)
-    run.update_manifest(status="finished", seconds=run.manifest.get("seconds", 0) + time.time() - session.began)
+    session.finish("finished")
     return RunResult(run.path, results["splits"], results["baselines"])
 
 
@@ -147,20 +158,17 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
         session.display.say("baseline: CLIP on the same pairs, for the same steps")
         folder = run.path / "baselines" / "pairs_only"
         again = Session(baselines.pairs_only(session.resolved), folder, "auto", session.display)
-        try:
+        with _recorded(again):
             _run(again)
-        finally:
-            again.run.close()
         others[baselines.PAIRS_ONLY] = {name: split.embed(again.model) for name, split in again.splits.items()}
         trained = again.model
-    if table.cca and session.splits and session.pools.pairs:
+    if table.cca and session.splits and session.validation is not None and session.pools.pairs:
         fresh = session.builder.model().to(session.device)
         models = {baselines.CCA_INITIAL: fresh} | ({baselines.CCA_TRAINED: trained} if trained is not None else {})
         for label, model in models.items():
             split = Split(session.dataset, session._index("train"), session.towers, "train", session.display)
-            validation = next(iter(session.splits.values()))
             fitted = baselines.closed_form_cca(
-                model, split, validation, session.splits, session.pools, session.builder.pairs()[0]
+                model, split, session.validation, session.splits, session.pools, session.builder.pairs()[0]
             )
             if fitted is not None:
                 others[label], results["facts"][label] = fitted

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import gentle_core
 from gentle_core.engine.checkpoint import replace_durably
 from gentle_core.errors import GentleError
 
@@ -35,6 +36,10 @@ class RunDirectory:
 
     def exists(self) -> bool:
         return (self.path / "resolved.toml").exists()
+
+    def worth_keeping(self) -> bool:
+        """Whether a run got far enough here to leave a checkpoint or metrics."""
+        return any(self.checkpoints.glob("step-*")) or (self.path / "metrics.jsonl").exists()
 
     def create(self, source: str, resolved: str) -> None:
         """Make the folder and keep the recipe as given and as resolved."""
@@ -66,10 +71,10 @@ class RunDirectory:
             self.write_json("manifest.json", self.manifest)
 
     def truncate_metrics(self, step: int) -> None:
-        """Forget metrics beyond `step`: a resumed run writes them again."""
+        """Forget metrics beyond `step` and final evaluations: a resumed run writes them again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            lines = [line for line in path.read_text().splitlines() if _belongs_before(line, step)]
             replace_durably(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
@@ -92,11 +97,12 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _step_of(line: str) -> int:
+def _belongs_before(line: str, step: int) -> bool:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return sys.maxsize  # a torn last line is dropped
+        record = json.loads(line)
+        return int(record["step"]) <= step and not record.get("final")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False  # a torn last line
 
 
 def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "gentle": metadata.version("gentle-core"),
+        "gentle": gentle_core.__version__,
         "plugins": dict(plugins),
         "versions": versions,
         "host": {"system": platform.platform(), "machine": platform.machine()},

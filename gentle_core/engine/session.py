@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gentle_core.builtin import needs
 from gentle_core.data.loader import StepDataset, TowerSource
@@ -56,19 +57,23 @@ class Session:
         self.run = RunDirectory(out)
         self.began = time.time()
         self._open_directory()
+
+    def build(self) -> None:
+        """Build dataset, towers and objective, and choose the rows of a batch."""
         recipe: Recipe = self.recipe
         if recipe.engine.threads:
             torch.set_num_threads(recipe.engine.threads)
         self.device = choose_device(recipe.engine.device)
-        self.builder = Builder(recipe=recipe, catalog=resolved.catalog, notify=self.notice)
+        self.builder = Builder(recipe=recipe, catalog=self.resolved.catalog, notify=self.notice)
         self.dataset = self.builder.dataset()
         self.towers = {name: table.modality for name, table in recipe.towers.items()}
         self.loss = self.builder.loss().to(self.device)
         self.needs = self._needs()
         self.pools, self.rows = self._pools()
         self.model: AlignedModel = self.builder.model().to(self.device)
-        self.train = Split(self.dataset, self._index("train"), self.towers, "train", display)
+        self.train = Split(self.dataset, self._index("train"), self.towers, "train", self.display)
         self.splits = self._held_out()
+        self.validation = self._validation()
         frozen = [name for name, table in recipe.towers.items() if table.encoder.freeze]
         self.fingerprints = {name: self.model.tower(name).encoder.fingerprint() for name in frozen}
 
@@ -80,7 +85,7 @@ class Session:
 
     def _open_directory(self) -> None:
         text = self.resolved.to_toml()
-        if self.run.exists():
+        if self.run.exists() and self.run.worth_keeping():
             if self.resume == "never":
                 raise GentleError(
                     f"{self.run.path} already holds a run: go on with --resume auto, or choose another --out"
@@ -98,6 +103,7 @@ class Session:
         self.run.create(self.resolved.source_text, text)
         facts = environment(self.resolved.catalog.versions())
         self.run.manifest.setdefault("notices", [])
+        self.run.manifest.pop("error", None)
         self.run.update_manifest(**facts, seed=self.recipe.train.seed, status="running")
         for warning in self.resolved.warnings:
             self.notice(warning)
@@ -136,6 +142,19 @@ class Session:
                 self.notice(f"split {name!r} has no items for every tower and is not evaluated")
         return found
 
+    def _validation(self) -> Split | None:
+        """The "val" split, on which everything is chosen, whether or not it is among the splits of the end."""
+        index = limited(self._index("val"), self.recipe.evaluate.limit, self.recipe.train.seed)
+        if "val" in self.splits or not all(len(index.get(modality, ())) for modality in self.towers.values()):
+            return self.splits.get("val")
+        return Split(self.dataset, index, self.towers, "val", self.display)
+
+    def finish(self, status: str, error: str = "") -> None:
+        """Put how the run ended into the manifest."""
+        facts = {"error": error} if error else {}
+        seconds = self.run.manifest.get("seconds", 0) + time.time() - self.began
+        self.run.update_manifest(status=status, seconds=seconds, **facts)
+
     def _sources(self) -> dict[str, TowerSource]:
         """Where each tower's training inputs come from; features of frozen towers are computed here."""
         sources = {}
@@ -151,6 +170,7 @@ class Session:
             if table.head.standardize:
                 sample = self._statistics_rows(used, name) if features is None else used
                 found = self.train.features(self.model, name, sample) if features is None else features
+                self._check_finite(name, sample, found[sample])
                 tower.head.standardize(found[sample].to(self.device))
             sources[name] = TowerSource(
                 modality=self.towers[name], index=self.train.index[name], load=self.dataset.load,
@@ -163,6 +183,15 @@ class Session:
         them out: a comparison of objectives must not differ in the statistics that standardise the features."""
         rows = set(self.pools.unmatched[tower].tolist())
         return sorted(rows.union(*(group.tolist() for group in self.pools.matched[tower])))
+
+    def _check_finite(self, tower: str, positions: list[int], features: Tensor) -> None:
+        bad = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if bad:
+            names = ", ".join(self.train.index[tower].items[positions[i]] for i in bad[:3])
+            raise DataError(
+                f"tower {tower!r}: the features of {len(bad)} training items are not finite (first: {names}); "
+                "mend these items or leave them out"
+            )
 
     def _statistics_rows(self, used: list[int], tower: str) -> list[int]:
         """A seeded draw of training items, enough for means and deviations of features that training will change."""
@@ -184,7 +213,7 @@ class Session:
 
     def cache_held_out(self) -> None:
         """Compute the features of frozen towers for the evaluated splits before training begins."""
-        for split in self.splits.values():
+        for split in {id(s): s for s in (*self.splits.values(), self.validation) if s is not None}.values():
             for name, table in self.recipe.towers.items():
                 if table.encoder.freeze:
                     split.features(self.model, name)
@@ -192,10 +221,9 @@ class Session:
     # -- evaluation -------------------------------------------------------------------------------------------------
 
     def _validate(self) -> dict[str, float]:
-        if not self.splits:
+        if self.validation is None:
             return {}
-        split = next(iter(self.splits.values()))
-        return self.measured(split.embed(self.model), self.loss.scorer())
+        return self.measured(self.validation.embed(self.model), self.loss.scorer())
 
     def measured(self, embedded: Embedded, scorer: Any = None) -> dict[str, float]:
         """Flat metrics of embeddings; `scorer` None ranks by cosine."""

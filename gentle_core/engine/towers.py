@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,7 +68,7 @@ class Tower(nn.Module):
     def __init__(self, encoder: Any, head: ProjectionHead, modality: str, frozen: bool):
         super().__init__()
         self.encoder, self.head, self.modality, self.frozen = encoder, head, modality, frozen
-        self.batch_augment: Sequence[Callable[[Any], Any]] = ()
+        self.batch_augment: Sequence[Callable[[Any, np.random.Generator], Any]] = ()
         if frozen:
             self.encoder.requires_grad_(False)
 
@@ -79,9 +80,11 @@ class Tower(nn.Module):
 
     def features(self, inputs: Any) -> Tensor:
         """Collated inputs to features (B, W)."""
-        if self.training:
+        if self.training and self.batch_augment:
+            # The step has seeded torch for this chunk: the same seed gives the same changes when the chunk runs again.
+            rng = np.random.Generator(np.random.Philox(key=torch.initial_seed()))
             for augment in self.batch_augment:
-                inputs = augment(inputs)
+                inputs = augment(inputs, rng)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.encoder(inputs)
 

@@ -100,7 +100,7 @@ class HeadTable:
     Attributes:
         dimension: of the joint space; the same in all towers.
         hidden: width of the hidden layer; 0 for a single linear map.
-        dropout: on the features that enter and on the hidden layer; with it, two passes are two views.
+        dropout: on the hidden layer; with it, two passes are two views.
         standardize: z-score the features that enter, with statistics of the training items: of all of them for a frozen
             encoder; for one that trains, of 512 of them before training.
         dropout_input: dropout on the features that enter the head.
@@ -157,7 +157,7 @@ class TrainTable:
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
         evaluate_every, save_every, log_every: in steps; 0 for only at the end.
         keep_last: how many checkpoints stay.
-        select: a validation metric ("retrieval/mean/R@10", "loss", "retrieval/sequence->structure/R@10") whose best
+        select: a validation metric ("retrieval/mean/R@10", "retrieval/sequence->structure/R@10", "sdd") whose best
             checkpoint becomes the model; empty for the last.
         workers: loader processes; 0 loads in the training process. Results do not depend on it.
     """

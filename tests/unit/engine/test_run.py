@@ -150,9 +150,37 @@ def toy_dataset_rows(catalog, items):
     return dataset.load("toy-a", [str(i) for i in items])
 
 
+NAN = {"dataset.nan_at": 5, "dataset.paired": 1.0, "train.steps": 40, "evaluate.splits": []}
+
+
+def test_items_that_give_no_finite_features_are_named_before_training(toy_run):
+    with pytest.raises(DataError, match=r"tower 'a'.*first: p5"):
+        toy_run("nan", NAN)
+
+
+def test_validation_is_the_val_split_whatever_is_evaluated_at_the_end(toy_run):
+    run = toy_run("one", {"evaluate.splits": ["test"]})
+    assert set(run.metrics) == {"test"}
+    both = toy_run("two")
+    assert [x["gap"] for x in lines(run, "val")] == [x["gap"] for x in lines(both, "val") if not x.get("final")]
+
+
+def test_a_metric_to_select_by_that_does_not_exist_is_an_error_at_once(toy_run):
+    with pytest.raises(RecipeError, match=r"did you mean 'retrieval/mean/R@10'"):
+        toy_run("one", {"train.select": "retreival/mean/R@10"})
+    assert toy_run("one").metrics, "nothing was trained: the directory may be used"
+
+
+def test_resuming_a_finished_run_writes_nothing_twice(toy_run):
+    once = toy_run("one")
+    first = (once.out / "metrics.jsonl").read_text().count('"final": true')
+    again = toy_run("one", resume="auto")
+    assert (again.out / "metrics.jsonl").read_text().count('"final": true') == first == 2
+
+
 def test_a_loss_that_is_not_finite_takes_no_step(toy_run, tmp_path):
     with pytest.raises(NonFiniteError, match="no step was taken"):
-        toy_run("nan", {"dataset.nan_at": 5, "dataset.paired": 1.0, "train.steps": 40, "evaluate.splits": []})
+        toy_run("nan", NAN | {"towers.a.head.standardize": False})
     record = json.loads((tmp_path / "nan/nonfinite.json").read_text())
     assert "p5" in record["items"]["a"]
     for folder in steps_in(tmp_path / "nan/checkpoints"):
