@@ -46,7 +46,8 @@ class Esm2Encoder(EncoderModule):
         self._set_dropout()
         self._set_trained_layers()
         if config.gradient_checkpointing:
-            self.trunk.activation_checkpointing_enable({"use_reentrant": False})
+            older = self.trunk.gradient_checkpointing_enable  # its name before it was called after activations
+            getattr(self.trunk, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
     def collate(self, items: Sequence[Any]) -> dict[str, Any]:
         """Groups of chains of similar length, and for every item its row in the groups put end to end."""

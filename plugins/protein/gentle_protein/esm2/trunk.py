@@ -18,7 +18,7 @@ from gentle_protein.esm2.config import Architecture, read_architecture
 from gentle_protein.esm2.convert import read_checkpoint
 from gentle_protein.esm2.weights import Weights
 
-_LEFT_OUT = ("contact_head.", "pooler.", "rotary_embeddings.inv_freq", "embeddings.position_ids")
+_LEFT_OUT = ("contact_head.", "pooler.", "inv_freq", "position_ids")
 """What may be missing from a file: heads that are not used, and buffers that follow from the architecture."""
 
 
@@ -102,7 +102,7 @@ def _from_pretrained(path: Path, source: Path | None, **options: Any) -> EsmMode
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"the weights in {path} cannot be used: {reason}") from error
     model, found = result
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith(_LEFT_OUT))
+    missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in _LEFT_OUT))
     if missing or found["mismatched_keys"]:
         count = len(missing) + len(found["mismatched_keys"])
         raise WeightsError(f"the weights in {path} are not complete: {count} tensors are missing or of another shape")

@@ -10,12 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import EsmForMaskedLM
 
 from gentle_core.api import BuildContext, WeightsError
-from gentle_protein.esm2 import weights
-from gentle_protein.esm2.config import SHIPPED, Esm2Config
+from gentle_protein.alphabet import EOS, MASK, PAD, encode
+from gentle_protein.esm2 import trunk, weights
+from gentle_protein.esm2.batching import pad
+from gentle_protein.esm2.config import MODELS, SHIPPED, Esm2Config
 from gentle_protein.esm2.encoder import Esm2Encoder, build
 
 NAME = "esm2_t6_8M_UR50D"
@@ -187,10 +191,37 @@ def test_other_models_are_refused(hub_folder: Folder, from_path: Load) -> None:
         from_path(folder)
 
 
-def test_the_shipped_weights(context: BuildContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_shipped_weights_are_missing(
+    context: BuildContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(weights, "_DATA", tmp_path)
     with pytest.raises(WeightsError, match="reinstall gentle-protein"):
         build(Esm2Config(model=SHIPPED), context)
+
+
+def test_the_shipped_weights(context: BuildContext) -> None:
+    encoder = build(Esm2Config(model=SHIPPED), context)
+    assert encoder.whole == MODELS[SHIPPED]
+    facts = encoder.facts()
+    assert (facts["source"], facts["random"], facts["licence"]) == ("shipped with gentle-protein", False, "MIT")
+    assert Path(facts["file"], "model.safetensors").stat().st_size < 6e6
+
+
+def test_the_shipped_weights_know_more_than_letter_frequencies() -> None:
+    """On held-out chains, masked residues cost less than under the frequencies of these very residues."""
+    sample = np.load(weights._DATA / "pdb_sample.npz")
+    ends = np.cumsum(sample["length"].astype(int))
+    letters = sample["sequence"].tobytes().decode()
+    held_out = np.flatnonzero(sample["split"] == 1)[:100]
+    tokens = pad([encode(letters[ends[i] - int(sample["length"][i]) : ends[i]]) for i in held_out])
+    masked = (torch.arange(tokens.shape[1]) % 7 == 3) & (tokens > EOS)
+    with trunk._quiet():
+        model = EsmForMaskedLM.from_pretrained(weights._DATA / SHIPPED, dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits = model(tokens.masked_fill(masked, MASK), attention_mask=(tokens != PAD).long()).logits
+    frequency = torch.bincount(tokens[masked]) / masked.sum()
+    entropy = -torch.special.xlogy(frequency, frequency).sum()
+    assert torch.nn.functional.cross_entropy(logits[masked], tokens[masked]) < entropy - 0.03
 
 
 def test_released_weights_where_they_are_at_hand(from_path: Load, chains: list[str]) -> None:
