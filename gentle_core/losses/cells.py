@@ -27,9 +27,9 @@ TILE_ROWS = 512
 
 @attrs.define(eq=False)
 class LogSum:
-    """log Σ exp(t), kept as the largest t (a constant) and a rest: their sum would round the rest away.
+    """log Σ exp(t), kept as some large t (a constant) and a rest; in float64 where the device has it.
 
-    Of no terms at all it is about the logarithm of the least number.
+    Of no terms at all it is a number far below any other.
     """
 
     top: Tensor
@@ -37,12 +37,20 @@ class LogSum:
 
     @property
     def value(self) -> Tensor:
-        """In float64 where the device has it."""
-        return self.top.to(wide(self.top)) + self.rest.to(wide(self.top))
+        return self.top + self.rest
 
     def minus(self, x: Tensor) -> Tensor:
         """The log-sum minus `x`, without loss where the two are near."""
         return (self.top - x) + self.rest
+
+    def plus(self, other: LogSum) -> LogSum:
+        """The log-sum over the terms of both."""
+        top = torch.maximum(self.top, other.top)
+        return LogSum(top, torch.logaddexp((self.top - top) + self.rest, (other.top - top) + other.rest))
+
+    def cross_entropy(self, positive: Tensor) -> Tensor:
+        """log(Σ exp(t) + exp(positive)) − positive."""
+        return torch.nn.functional.softplus(self.minus(positive), threshold=40)
 
     def __getitem__(self, rows: Tensor) -> LogSum:
         return LogSum(self.top[rows], self.rest[rows])
@@ -76,7 +84,11 @@ class Kernel:
         return self
 
     def pick(self, i: Tensor, j: Tensor) -> Kernel:
-        """Ask for t at the cells (i, j), both (P,)."""
+        """Ask for t at the cells (i, j), both (P,), and leave these cells out of the log-sums.
+
+        At most one in a row or column; in a block of two sets. The log-sum over all is then picked + softplus(log-sum − picked), so that a
+        cross-entropy near 0 keeps its digits; see `LogSum.cross_entropy`.
+        """
         self.asked["picked"] = (i, j)
         return self
 
@@ -194,12 +206,14 @@ def _run_dense(block: Block, centres: dict[int, Amid]) -> None:
                 t = t.masked_fill(~keep.unsqueeze(axis), -torch.inf)
         if not kernel.diagonal and itself is not None:
             t = t.masked_fill(itself, -torch.inf)
+        if "picked" in kernel.asked:
+            kernel.found["picked"] = t[kernel.asked["picked"]].to(wide(t))
+            t = t.index_put(kernel.asked["picked"], t.new_tensor(-torch.inf))
         for name, axis in (("rows", 1), ("columns", 0)):
             if name in kernel.asked:
                 top = t.detach().amax(axis).clamp_min(torch.finfo(t.dtype).min)
                 # At least 1, the largest term, where there is any term; logsumexp has no gradient where there is none.
-                kernel.found[name] = LogSum(top, (t - top.unsqueeze(axis)).exp().sum(axis).clamp_min(0.5).log())
+                rest = (t - top.unsqueeze(axis)).exp().sum(axis).clamp_min(0.5).to(wide(t)).log()
+                kernel.found[name] = LogSum(top.to(wide(t)), rest)
         if "total" in kernel.asked:
             kernel.found["total"] = (t.pow(kernel.power) if kernel.power else t.exp()).sum(dtype=wide(t))
-        if "picked" in kernel.asked:
-            kernel.found["picked"] = t[kernel.asked["picked"]]

@@ -83,8 +83,8 @@ def ask_clip(
         kernel.pick(i, j)
 
         def one_to_one() -> Tensor:
-            halves = [kernel.rows[i].minus(kernel.picked).mean(), kernel.columns[j].minus(kernel.picked).mean()]
-            return torch.stack(halves).mean()
+            halves = [log_sums.cross_entropy(kernel.picked).mean() for log_sums in (kernel.rows[i], kernel.columns[j])]
+            return torch.stack(halves).mean().to(u.dtype)
 
         return one_to_one
 
@@ -96,7 +96,7 @@ def ask_clip(
         ):
             targets = group_means(y[others], other[others], groups)[group[rows]]
             halves.append(log_sums[rows].minus(scale * (x[rows] * targets).sum(1)).mean())
-        return torch.stack(halves).mean()
+        return torch.stack(halves).mean().to(u.dtype)
 
     return several
 

@@ -65,19 +65,18 @@ def ask_ssl(cells: Cells, z: Tensor, z_pos: Tensor, temperature: float, form: st
     rate = z.new_tensor(1 / temperature)
     if form == "eq7":
         own = cells.within(z).kernel(rate, product=True).ask("rows")
-        return lambda: own.rows.minus((z * z_pos).sum(1) / temperature).mean()
+        return lambda: own.rows.minus((z * z_pos).sum(1) / temperature).mean().to(z.dtype)
     i = torch.arange(len(z), device=z.device)
     across = cells.between(z, z_pos).kernel(rate, product=True).ask("rows").pick(i, i)
     if form == "simcse":
-        return lambda: across.rows.minus(across.picked).mean()
+        return lambda: across.rows.cross_entropy(across.picked).mean().to(z.dtype)
     across.ask("columns")
     first = cells.within(z).kernel(rate, product=True, diagonal=False).ask("rows")
     second = cells.within(z_pos).kernel(rate, product=True, diagonal=False).ask("rows")
 
     def ntxent() -> Tensor:
-        positive = across.picked
         anchors = ((first.rows, across.rows), (second.rows, across.columns))
-        return torch.cat([torch.logaddexp(a.minus(positive), b.minus(positive)) for a, b in anchors]).mean()
+        return torch.cat([a.plus(b).cross_entropy(across.picked) for a, b in anchors]).mean().to(z.dtype)
 
     return ntxent
 

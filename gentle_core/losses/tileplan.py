@@ -38,10 +38,8 @@ class Scratch:
 class Picked:
     """Single cells, sorted by tile."""
 
-    def __init__(self, cells: tuple[Tensor, Tensor] | None, side: int, symmetric: bool):
+    def __init__(self, cells: tuple[Tensor, Tensor] | None, side: int):
         i, j = cells or (torch.zeros(0, dtype=torch.long),) * 2
-        if symmetric:  # a cell below the diagonal is looked up as its mirror image
-            i, j = torch.minimum(i, j), torch.maximum(i, j)
         row, column = i // side, j // side
         columns = int(column.max()) + 1 if len(column) else 1
         numbers, order = (row * columns + column).sort(stable=True)
@@ -152,7 +150,7 @@ class Plan:
         return Step(
             self._input(kernel.rate), product=kernel.product, shift=kernel.shift, keep=keep, diagonal=kernel.diagonal,
             power=kernel.power, outputs=outputs, gradients=gradients,
-            picked=Picked(kernel.asked.get("picked"), self.side, block.y is None),
+            picked=Picked(kernel.asked.get("picked"), self.side),
             alive=(self._alive(keep[0]), self._alive(keep[1])),
         )  # fmt: skip
 
