@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": ("gentle_core.cli.evaluate:evaluate", "Evaluate a finished run on a downstream task."),
     "report": ("gentle_core.cli.report:report", "Write the report of a run again."),
     "plugins": ("gentle_core.cli.plugins:plugins", "Show what is installed, and what is broken."),
+    "sample-size": ("gentle_core.cli.sample_size:sample_size", "Say how many rows a batch needs for your embeddings."),
 }
 
 INTERNAL, INTERRUPTED = 70, 130

@@ -34,13 +34,11 @@ def sample_size(data: Path, split: str, percent: float, seed: int) -> None:
 
 def show(name: str, rows: np.ndarray, percent: float, seed: int) -> None:
     """The curve of one set, and the size to take."""
-    import torch
-
     from gentle_core.losses.sample_size import enough, sample_size_curve
 
     if rows.ndim != 2 or len(rows) < 4:
         raise DataError(f"{name}: {rows.shape} is no table of embeddings with at least four rows")
-    curve = sample_size_curve(torch.from_numpy(rows), seed=seed)
+    curve = sample_size_curve(rows, seed=seed)
     click.echo(f"{name}: {len(rows)} rows of {rows.shape[1]} numbers")
     click.echo(f"{'rows':>8} {'difference':>12} {'SDD':>10} {'draws':>7}")
     for point in curve:

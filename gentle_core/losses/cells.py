@@ -86,8 +86,8 @@ class Kernel:
     def pick(self, i: Tensor, j: Tensor) -> Kernel:
         """Ask for t at the cells (i, j), both (P,), and leave these cells out of the log-sums.
 
-        At most one in a row or column; in a block of two sets. The log-sum over all is then picked + softplus(log-sum − picked), so that a
-        cross-entropy near 0 keeps its digits; see `LogSum.cross_entropy`.
+        At most one in a row or column, in a block of two sets. The log-sum over all is then
+        picked + softplus(log-sum − picked), so that a cross-entropy near 0 keeps its digits: `LogSum.cross_entropy`.
         """
         self.asked["picked"] = (i, j)
         return self

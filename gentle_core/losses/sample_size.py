@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,7 +79,9 @@ def _gap_and_floor(t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def sample_size_curve(z: Tensor, sizes: Sequence[int] = SIZES, *, rows: int = 8192, seed: int = 0) -> list[SamplePoint]:
+def sample_size_curve(
+    z: Tensor | np.ndarray, sizes: Sequence[int] = SIZES, *, rows: int = 8192, seed: int = 0
+) -> list[SamplePoint]:
     """Eq. 10 for batches of these sizes, drawn from the rows of `z`.
 
     Args:
@@ -90,6 +93,7 @@ def sample_size_curve(z: Tensor, sizes: Sequence[int] = SIZES, *, rows: int = 81
     Raises:
         ValueError: fewer than four rows, or a size below two.
     """
+    z = torch.as_tensor(z)
     if len(z) < 4:
         raise ValueError(f"{len(z)} rows: two batches of two rows need four")
     if min(sizes) < 2:
