@@ -8,7 +8,8 @@
     python tests/benchmarks/objective.py threshold   # dense or tiled, by size
 
 Alternatives take turns within each repeat, and a ratio is the median of the repeats' ratios: other work on the machine
-then hits both. With --threads 1 times are the processor's, not the clock's, which keeps waiting out. Memory is the peak of the process's resident set above what it was with the embeddings in place.
+then hits both. With --threads 1 times are the processor's, not the clock's, which keeps waiting out.
+Memory is the peak of the process's resident set above what it was with the embeddings in place.
 open_clip and geomloss are used where they are installed.
 """
 

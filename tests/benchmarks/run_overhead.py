@@ -71,9 +71,8 @@ def main() -> None:
         session.run.close()
 
     for name, values in times.items():
-        print(
-            f"{name:<6} {1000 * statistics.median(values):8.1f} ms a step   (each: {', '.join(f'{1000 * v:.1f}' for v in values)})"
-        )
+        each = ", ".join(f"{1000 * value:.1f}" for value in values)
+        print(f"{name:<6} {1000 * statistics.median(values):8.1f} ms a step   (each: {each})")
     ratios = [loop / parts for parts, loop in zip(times["parts"], times["loop"], strict=True)]
     print(f"loop / parts: {statistics.median(ratios):.3f} (median of {args.rounds} rounds, {args.clock} time)")
 
