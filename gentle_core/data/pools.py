@@ -20,11 +20,14 @@ class Pools:
         samples: ids of the N matched samples; row i of a batch id is `samples[i]`.
         matched: for each tower and matched sample, the positions of its items (none where the tower lacks it).
         unmatched: for each tower, the positions of its pool, M_a of them.
+        described: for each tower and pool item, the number of the sample that it describes: equal numbers in two
+            towers are mates. Nothing learns from it; the sampler keeps mates out of matching rows by it.
     """
 
     samples: tuple[str, ...]
     matched: Mapping[str, tuple[np.ndarray, ...]]
     unmatched: Mapping[str, np.ndarray]
+    described: Mapping[str, np.ndarray]
 
     @property
     def pairs(self) -> int:
@@ -98,14 +101,15 @@ def make_pools(
     rest += [alone[i] for i in stream(seed, "alone").permutation(len(alone))]
     rest = rest[: share_or_count(unpaired, len(rest), "dataset.unpaired")]
 
-    unmatched: dict[str, list[int]] = {tower: [] for tower in towers}
+    unmatched: dict[str, list[tuple[int, int]]] = {tower: [] for tower in towers}
     for number, sample in enumerate(rest):
         owners = [tower for tower in towers if sample in positions[tower]]
         if pool == "disjoint":
             owners = [owners[number % len(owners)]]
         for tower in owners:
-            unmatched[tower] += positions[tower][sample]
+            unmatched[tower] += [(position, number) for position in positions[tower][sample]]
 
+    pool_rows = {tower: np.array(sorted(rows), dtype=np.int64).reshape(-1, 2) for tower, rows in unmatched.items()}
     nothing = np.empty(0, dtype=np.int64)
     return Pools(
         samples=tuple(chosen),
@@ -113,5 +117,6 @@ def make_pools(
             tower: tuple(np.asarray(found[s], dtype=np.int64) if s in found else nothing for s in chosen)
             for tower, found in positions.items()
         },
-        unmatched={tower: np.asarray(sorted(rows), dtype=np.int64) for tower, rows in unmatched.items()},
+        unmatched={tower: rows[:, 0] for tower, rows in pool_rows.items()},
+        described={tower: rows[:, 1] for tower, rows in pool_rows.items()},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -50,12 +50,12 @@ class BatchSampler:
     def batch(self, step: int) -> Mapping[str, TowerPlan]:
         """The rows of every tower in this step."""
         chosen = self._draw("matched", self.pools.pairs, self.rows.paired, step)
+        drawn_rows = self._unmatched(step)
         plans = {}
         for tower, items in self.pools.matched.items():
             present = np.array([i for i in chosen if len(items[i])], dtype=np.int64)
             matched = self._one_of_each([items[i] for i in present], tower, step)
-            pool = self.pools.unmatched[tower]
-            drawn = pool[self._draw(f"unmatched/{tower}", len(pool), self.rows.unpaired[tower], step)]
+            drawn = self.pools.unmatched[tower][drawn_rows[tower]]
             plans[tower] = TowerPlan(
                 positions=np.concatenate([matched, drawn]),
                 ids=np.concatenate([present, self.pools.unmatched_id(tower, drawn)]),
@@ -63,9 +63,43 @@ class BatchSampler:
             )
         return plans
 
+    def _unmatched(self, step: int) -> dict[str, np.ndarray]:
+        """Each tower's draw from its pool, as places in it. Losses read no pairing from row numbers; all the same, no
+        two towers hold mates in matching rows."""
+        found: dict[str, np.ndarray] = {}
+        described: list[np.ndarray] = []
+        for tower, pool in self.pools.unmatched.items():
+            places = self._draw(f"unmatched/{tower}", len(pool), self.rows.unpaired[tower], step)
+            order = apart(self.pools.described[tower][places], described)
+            found[tower] = places[order]
+            described.append(self.pools.described[tower][found[tower]])
+        return found
+
     def _one_of_each(self, groups: list[np.ndarray], tower: str, step: int) -> np.ndarray:
         """One item of each sample; where a sample has several (captions), which one is a draw of its own stream."""
         if all(len(group) == 1 for group in groups):
             return np.array([group[0] for group in groups], dtype=np.int64)
         shares = stream(self.seed, "item", tower, step).random(len(groups))
         return np.array([g[int(s * len(g))] for g, s in zip(groups, shares, strict=True)], dtype=np.int64)
+
+
+def apart(samples: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """An order of `samples` (m,) in which no row holds what the same row of one of `others` holds.
+
+    Rows that clash are exchanged with the first row that can take them; the rest stay. Where no row can (a pool of one
+    item), the clash stays.
+    """
+    order = np.arange(len(samples))
+
+    def clash(row: int, item: int) -> bool:
+        return any(row < len(other) and other[row] == samples[item] for other in others)
+
+    suspects = np.zeros(len(samples), dtype=bool)
+    for other in others:
+        shared = min(len(other), len(samples))
+        suspects[:shared] |= other[:shared] == samples[:shared]
+    for row in np.flatnonzero(suspects).tolist():
+        spares = (r for r in range(len(order)) if not clash(row, order[r]) and not clash(r, order[row]))
+        if clash(row, order[row]) and (spare := next(spares, None)) is not None:
+            order[row], order[spare] = order[spare], order[row]
+    return order

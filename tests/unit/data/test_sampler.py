@@ -47,17 +47,28 @@ def test_matched_rows_are_mates_and_pool_rows_never_share_an_id():
         assert not set(plan["left"].ids[n:]) & set(plan["right"].ids)
 
 
-def test_pool_rows_leak_no_pairing_by_position():
-    """Mates in matching rows occur no more often than by chance: one in the pool's size."""
-    table, pools, sampler = setting(count=60, alone=0, paired=20)
-    hits = trials = 0
+def test_no_batch_holds_mates_in_matching_rows_of_the_pools():
+    table, _, sampler = setting(count=60, alone=0, paired=20)
+    together = 0
     for step in range(2000):
         plan = sampler.batch(step)
         left, right = (samples(table, plan, tower)[8:] for tower in TOWERS)
-        hits += sum(a == b for a, b in zip(left, right, strict=True))
-        trials += len(left)
-    expected = trials / pools.pool_sizes["left"]
-    assert abs(hits - expected) < 5 * expected**0.5
+        assert not any(a == b for a, b in zip(left, right, strict=True))
+        together += bool(set(left) & set(right))
+    assert together > 1000, "mates do meet in a batch, in other rows: else nothing was tested"
+
+
+def test_pool_rows_of_three_towers_hold_no_mates_in_matching_rows():
+    table = {name: ItemIndex([f"s{i}" for i in range(6)]) for name in "abc"}
+    towers = {name: name for name in "abc"}
+    pools = make_pools(table, towers, paired=0)
+    rows = rows_per_batch(TrainTable(steps=1, batch_size=6), 0, pools.pool_sizes)
+    sampler = BatchSampler(pools, rows, 3)
+    for step in range(200):
+        plan = sampler.batch(step)
+        names = [[table[t].samples[p] for p in plan[t].positions] for t in towers]
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            assert not any(x == y for x, y in zip(names[a], names[b], strict=True))
 
 
 def test_disjoint_pools_never_hold_mates():
