@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from gentle_core.losses.distances import Amid, amid, centred
+from gentle_core.losses.distances import Place, centred
 from gentle_core.losses.precision import wide
 
 DENSE_ROWS = 768
@@ -175,20 +175,20 @@ class Cells:
 
             run_tiled(list(self.blocks.values()), list(self.moments.values()), tile or TILE_ROWS, self.group)
             return
-        centres: dict[int, Amid] = {}
+        places: dict[int, Place] = {}
         for block in self.blocks.values():
-            _run_dense(block, centres)
+            _run_dense(block, places)
         for moment in self.moments.values():
             moment[0] = moment[0].T @ moment[0]
 
 
-def _run_dense(block: Block, centres: dict[int, Amid]) -> None:
+def _run_dense(block: Block, places: dict[int, Place]) -> None:
     """Ordinary autograd; can be differentiated twice."""
     sets = block.x, block.x if block.y is None else block.y
     for z in sets:
-        if id(z) not in centres:
-            centres[id(z)] = amid(z)
-    c = centred(block.x, block.y, *(centres[id(z)] for z in sets))
+        if id(z) not in places:
+            places[id(z)] = Place.of(z)
+    c = centred(block.x, block.y, *(places[id(z)] for z in sets))
     gram = c.near_x() @ c.near_y().T
     itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device) if block.y is None else None
     distances = products = None

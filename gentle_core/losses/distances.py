@@ -23,18 +23,27 @@ def spread(x: Tensor, most: int) -> Tensor:
     return x[torch.arange(most, device=x.device) * len(x) // most]
 
 
-Amid = tuple[Tensor, Tensor]
+@attrs.define(eq=False)
+class Place:
+    """Where a set lies.
 
-
-@torch.no_grad()
-def amid(x: Tensor) -> Amid:
-    """A point (d,) amid the rows of a set, and their median squared distance from it.
-
-    The median of each coordinate, over evenly spaced rows: a mean is drawn away from a cluster by what lies outside.
+    Attributes:
+        point: (d,) amid its rows: the median of each coordinate, over evenly spaced rows (a mean is drawn away from a
+            cluster by what lies outside).
+        width: median squared distance from there.
+        reach: largest norm.
     """
-    rows = spread(x, CENTRE_ROWS)
-    point = rows.median(dim=0).values
-    return point, (rows - point).square().sum(1).median()
+
+    point: Tensor
+    width: Tensor
+    reach: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, x: Tensor) -> Place:
+        rows = spread(x, CENTRE_ROWS)
+        point = rows.median(dim=0).values
+        return cls(point, squared_norms(rows - point).median(), squared_norms(x).max().sqrt())
 
 
 @attrs.define(eq=False)
@@ -49,6 +58,7 @@ class Centred:
         point: c (d,), without gradient.
         minus_norm_x, minus_norm_y: −‖x'‖² and −‖y'‖²; D_ij = −‖x_i−y_j‖² is 2x'·y' plus these.
         along_x, along_y: x_i·y_j is x'·y' plus these.
+        reach: no |x_i·y_j| is larger.
     """
 
     x: Tensor
@@ -58,6 +68,7 @@ class Centred:
     minus_norm_y: Tensor
     along_x: Tensor
     along_y: Tensor
+    reach: Tensor
 
     def near_x(self, rows: slice = slice(None)) -> Tensor:
         """x' of some rows."""
@@ -68,21 +79,20 @@ class Centred:
         return self.y[rows] - self.point
 
 
-def centred(x: Tensor, y: Tensor | None, amid_x: Amid, amid_y: Amid) -> Centred:
+def centred(x: Tensor, y: Tensor | None, place_x: Place, place_y: Place) -> Centred:
     """Centre two sets, or (y None) one set for products with itself."""
-    point, width = amid_x
+    point, reach = place_x.point, place_x.reach * place_y.reach
     if y is None:
         norms, along = _about(x, point)
         along = along + point @ point / 2
-        return Centred(x, x, point, norms, norms, along, along)
-    other, other_width = amid_y
-    tighter = other_width < width
-    point = torch.where(tighter, other, point)
+        return Centred(x, x, point, norms, norms, along, along, reach)
+    tighter = place_y.width < place_x.width
+    point = torch.where(tighter, place_y.point, point)
     norms_x, along_x = _about(x, point)
     norms_y, along_y = _about(y, point)
     # x·y = x'·y' + x·c + c·y', or + x'·c + c·y: in the tighter set the centred product, which is small and exact there
     along_x, along_y = torch.where(tighter, x @ point, along_x), torch.where(tighter, along_y, y @ point)
-    return Centred(x, y, point, norms_x, norms_y, along_x, along_y)
+    return Centred(x, y, point, norms_x, norms_y, along_x, along_y, reach)
 
 
 def _about(x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +121,8 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     pooled = spread(torch.cat([u, v]), MEDIAN_ROWS)
     if len(pooled) < 2:
         return pooled.new_ones(())
-    c = centred(pooled, None, amid(pooled), amid(pooled))
+    place = Place.of(pooled)
+    c = centred(pooled, None, place, place)
     near = c.near_x()
     cells = -(2 * (near @ near.T) + c.minus_norm_x[:, None] + c.minus_norm_x).clamp_max_(0)
     number = torch.arange(len(pooled), device=pooled.device)

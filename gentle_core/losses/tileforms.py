@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from gentle_core.losses.distances import Centred, squared_norms
+from gentle_core.losses.distances import Centred
 from gentle_core.losses.tileplan import Scratch, Step, Tile
 
 T, SLOPE, PART, WEIGHTS = range(4)
@@ -39,7 +39,7 @@ class Form:
     def of(cls, step: Step, rate: Tensor, c: Centred) -> Form:
         value = rate.item()
         if step.product:
-            reach = abs(value) * (squared_norms(c.x).max() * squared_norms(c.y).max()).sqrt().item()
+            reach = abs(value) * c.reach.item()
             a, from_x, from_y, low, high = value, c.along_x, c.along_y, -reach, reach
         else:
             widths = [(-norms.min()).sqrt() for norms in (c.minus_norm_x, c.minus_norm_y)]

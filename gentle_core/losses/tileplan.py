@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gentle_core.losses.cells import Block, Kernel
-from gentle_core.losses.distances import SLAB, Centred, amid, centred
+from gentle_core.losses.distances import SLAB, Centred, Place, centred
 
 
 @attrs.define
@@ -88,11 +88,12 @@ class Step:
 
 @attrs.define(eq=False)
 class Job:
-    """A block, with the positions of its sets among the inputs."""
+    """A block, with the positions of its sets among the inputs; and `about`, what centring found, without the sets."""
 
     x: int
     y: int | None
     steps: list[Step]
+    about: Centred | None = None
 
 
 class Plan:
@@ -118,13 +119,15 @@ class Plan:
             for b in blocks
         ]
         self.moments = [(self._input(x), self._output()) for x in moments]
-        self.centres = {p: amid(self.inputs[p]) for job in self.jobs for p in (job.x, job.y) if p is not None}
+        self.places = {p: Place.of(self.inputs[p]) for job in self.jobs for p in (job.x, job.y) if p is not None}
 
     def centred(self, job: Job, inputs: Sequence[Tensor]) -> Centred:
         """The sets of a block about their common point."""
         y = job.x if job.y is None else job.y
-        sets = inputs[job.x], None if job.y is None else inputs[y]
-        return centred(*sets, self.centres[job.x], self.centres[y])
+        if job.about is None:
+            found = centred(inputs[job.x], None if job.y is None else inputs[y], self.places[job.x], self.places[y])
+            job.about = attrs.evolve(found, x=found.x[:0], y=found.y[:0])
+        return attrs.evolve(job.about, x=inputs[job.x], y=inputs[y])
 
     def _input(self, x: Tensor) -> int:
         if id(x) not in self._position:

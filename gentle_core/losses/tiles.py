@@ -122,11 +122,14 @@ def _forward(
             else:
                 count = (len(form.step.picked),) if name == "picked" else ()
                 outputs[at] = c.x.new_zeros(count, dtype=wide(c.x))
+    column, near_y = -1, c.y
     for tile in plan.tiles(len(c.x), len(c.y), symmetric):
         concerned = [form for form in forms if form.step.concerns(tile)]
         if not concerned:
             continue
-        gram = times_transposed(c.near_x(tile.i), c.near_y(tile.j))
+        if column != tile.at[1]:
+            column, near_y = tile.at[1], c.near_y(tile.j)
+        gram = times_transposed(c.near_x(tile.i), near_y)
         buffer = scratch(SLOPE, *gram.shape)
         for form in concerned:
             t = form.values(gram, tile, scratch)
@@ -171,13 +174,16 @@ def _backward(
     targets = found[job.x], found[job.x if job.y is None else job.y]
     # Σ_j rate·S_ij, apart for distances and products
     sums = [[z.new_zeros(len(z)) for _ in range(2)] for z in ((c.x,) if symmetric else (c.x, c.y))]
+    column, near_y = -1, c.y
     for tile in plan.tiles(len(c.x), len(c.y), symmetric):
         concerned = [form for form in forms if form.step.concerns(tile)]
         if not concerned:
             continue
-        near_x, near_y = c.near_x(tile.i), c.near_y(tile.j)
+        if column != tile.at[1]:
+            column, near_y = tile.at[1], c.near_y(tile.j)
+        near_x = c.near_x(tile.i)
         gram = times_transposed(near_x, near_y)
-        weights = scratch(WEIGHTS, *gram.shape)
+        weights = gram
         for number, form in enumerate(concerned):
             slope = _slope(form, gram, tile, symmetric, tops, factors, grads, scratch)
             rows, columns = slope.sum(1), slope.sum(0)
@@ -189,8 +195,11 @@ def _backward(
             sums[-1][form.step.product][tile.j] += columns.mul_(form.rate)
             if number:
                 weights.add_(slope, alpha=form.a)
+            elif len(concerned) > 1:
+                weights = torch.mul(slope, form.a, out=scratch(WEIGHTS, *gram.shape))
             else:
-                torch.mul(slope, form.a, out=weights)
+                weights = slope.mul_(form.a)
+        del gram
         if tile.mirror:  # cells (i, j) and (j, i) are both here
             weights.add_(weights.T.clone())
         if targets[0] is not None:
