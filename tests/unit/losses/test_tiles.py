@@ -11,7 +11,7 @@ import torch
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
-from gentle_core.losses import clip_loss, mk_mmd, sdd, ssl_loss
+from gentle_core.losses import clip_loss, mk_mmd, products, sdd, ssl_loss
 from gentle_core.losses.cells import Cells
 
 DOUBLE = torch.float64
@@ -138,6 +138,18 @@ def test_second_derivative_is_refused_clearly(unit):
 def test_bad_tile(unit, tile):
     with pytest.raises(ValueError, match="tile="):
         sdd(unit(4, 3), unit(4, 3, 1), tile=tile)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_the_product_either_way(unit, monkeypatch, onednn):
+    if not onednn:
+        monkeypatch.setattr(products, "_onednn", lambda: False)
+    x, y = unit(33, 20, 1, torch.float32), unit(20, 17, 2, torch.float32)
+    expected = x.double() @ y.double()
+    assert torch.allclose(products.times_transposed(x, y.T).double(), expected, atol=1e-6)
+    assert torch.allclose(products.times_transposed(x.T.contiguous().T, y.T.contiguous()).double(), expected, atol=1e-6)
+    wide = products.times_transposed(x.double(), y.double().T)
+    assert wide.dtype == DOUBLE and torch.allclose(wide, expected, atol=1e-14)
 
 
 def test_gradient_of_one_side_only(unit):
