@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gentle_protein.cdconv.geometry import Edges
 
-_MAX_SIGHTED = 1 << 20
+_MAX_SIGHTED = 1 << 17
 
 
 @attrs.frozen
