@@ -19,7 +19,7 @@ from torch import Tensor
 from gentle_core.losses.distances import Place, centred
 from gentle_core.losses.precision import wide
 
-DENSE_ROWS = 768
+DENSE_ROWS = 384
 """Up to so many rows `tile="auto"` keeps cells in memory (measured: docs/explanation/objective.md)."""
 TILE_ROWS = 512
 """The tile of `tile="auto"` beyond that."""
