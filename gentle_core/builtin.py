@@ -54,7 +54,7 @@ class ClipConfig:
         default="paired", validator=attrs.validators.in_(("paired", "all"))
     )
 
-    def needs(self, lookup: Lookup) -> frozenset[Need]:
+    def needs(self, lookup: Lookup | None = None) -> frozenset[Need]:
         pairs: frozenset[Need] = frozenset({"pairs"})
         return pairs | UNPAIRED if self.negatives == "all" else pairs
 

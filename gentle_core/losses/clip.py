@@ -125,6 +125,7 @@ class Clip(CellLoss):
         super().__init__()
         self.config = config
         self.largest = math.log(config.max_scale)
+        self.needs = config.needs()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), config.learn_temperature)
 
     @property

@@ -37,6 +37,11 @@ class Composite(CellLoss):
         """The losses that are not 0 throughout, in the order of `plan`."""
         return list(self._parts)  # type: ignore[arg-type]
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the children must find in a batch, as far as they say so: see `gentle_core.builtin.needs`."""
+        return frozenset().union(*(getattr(part, "needs", ()) for part in self._parts))
+
     def weights(self, ctx: LossContext) -> list[float]:
         """The weight of each child at this step."""
         return [weight_at(child.weight, ctx.step, ctx.steps) for child in self.plan]
@@ -95,9 +100,8 @@ class Gentle(Composite):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What these options need beyond rows: "views" where the self-supervised part is on at any time."""
-        own: frozenset[str] = frozenset({"views"} if any(child.key == "ssl" for child in self.plan) else ())
-        return own
+        # Without a single pair the contrastive part is 0 and the rest goes on: pairs are wanted, not needed.
+        return super().needs - {"pairs"}
 
     def weights(self, ctx: LossContext) -> list[float]:
         alpha = weight_at(self.config.alpha, ctx.step, ctx.steps)

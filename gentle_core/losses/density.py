@@ -123,6 +123,8 @@ def sdd_floor(u: Tensor, v: Tensor, bandwidth: float = 1.0, **options: Any) -> T
 class Sdd(CellLoss):
     """`core/sdd`: `sdd` averaged over tower pairs. Logs its null floor beside it."""
 
+    needs = frozenset({"unpaired"})
+
     def __init__(self, config: SddConfig):
         super().__init__()
         self.config = config

@@ -124,7 +124,7 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     place = Place.of(pooled)
     c = centred(pooled, None, place, place)
     near = c.near_x()
-    cells = -(2 * (near @ near.T) + c.minus_norm_x[:, None] + c.minus_norm_x).clamp_max_(0)
+    cells = (near @ near.T).mul_(-2).sub_(c.minus_norm_x[:, None]).sub_(c.minus_norm_x).clamp_min_(0)
     number = torch.arange(len(pooled), device=pooled.device)
     cells = cells.masked_select(number[:, None] < number)
     median, mean = cells.median(), cells.mean()

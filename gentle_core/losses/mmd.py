@@ -100,6 +100,7 @@ class Mmd(CellLoss):
     adversary: a softmax with a floor, whose logits ascend.
     """
 
+    needs = frozenset({"unpaired"})
     fixed: Tensor
 
     def __init__(self, config: MmdConfig):

@@ -84,6 +84,8 @@ def ask_ssl(cells: Cells, z: Tensor, z_pos: Tensor, temperature: float, form: st
 class Ssl(CellLoss):
     """`core/ssl`: the sum over towers of `ssl_loss` (Eq. 8), on all their rows."""
 
+    needs = frozenset({"views", "unpaired"})
+
     def __init__(self, config: SslConfig):
         super().__init__()
         self.config = config

@@ -158,13 +158,15 @@ def ratio(times: dict[str, list[float]], name: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
 
 
-def step(batch: AlignBatch, loss: torch.nn.Module | None = None) -> Callable[[], None]:
-    """Forward and backward of the whole objective; gradients are dropped again."""
-    model = loss or build("core/gentle", {"alpha": ALPHA, "mu": MU, "delta": DELTA, "eta": ETA})
+def step(batch: AlignBatch) -> Callable[[], None]:
+    """Forward and backward of the whole objective; gradients must be finite, and are dropped again."""
+    model = build("core/gentle", {"alpha": ALPHA, "mu": MU, "delta": DELTA, "eta": ETA})
     leaves = [x for rows in batch.towers.values() for x in (rows.z, rows.views)] + list(model.parameters())
 
     def run() -> None:
-        torch.autograd.grad(model(batch, LossContext()).loss, leaves)
+        gradients = torch.autograd.grad(model(batch, LossContext()).loss, leaves)
+        if not all(x.sum().isfinite() for x in gradients):
+            raise FloatingPointError("a gradient is not finite")
 
     return run
 

@@ -133,7 +133,6 @@ def test_parameters_scorer_and_post_step_travel_through(unit):
     assert loss.scorer() is max
     loss.post_step(LossContext())
     assert loss.parts[-1].steps == 1
-    assert loss.needs == {"views"}
     out = loss(rows_of(unit, {"a": 6, "b": 7}), LossContext())
     assert "raw" in out.terms
     assert out.objective.item() != pytest.approx(out.loss.item())
@@ -191,6 +190,26 @@ def test_needs_follow_from_the_options():
         "views",
     }
     assert needs(foreign, None, lookup) == {"labels"}
+
+
+@pytest.mark.parametrize("options", [{}, {"mu": 0}, {"mu": 0, "delta": 0, "eta": 0}, {"clip": {"negatives": "all"}}])
+def test_a_built_loss_needs_what_its_options_do(options):
+    expected = needs(SPECS["core/gentle"], GentleConfig(**options), SPECS.__getitem__)
+    assert make("core/gentle", options).needs == expected
+
+
+def test_half_precision_embeddings_share_one_plan(unit):
+    batch = rows_of(unit, {"a": 6, "b": 7})
+    loss = build_gentle(GentleConfig(), context)
+    expected = loss(batch, LossContext()).loss.item()
+    for rows in batch.towers.values():
+        rows.z, rows.views = rows.z.bfloat16().requires_grad_(), rows.views.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = loss(batch, LossContext())
+    out.loss.backward()
+    assert out.loss.dtype == torch.float32
+    assert out.loss.item() == pytest.approx(expected, rel=0.02)
+    assert all(rows.z.grad.dtype == torch.bfloat16 for rows in batch.towers.values())
 
 
 def test_hints():

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
@@ -138,6 +139,18 @@ def test_second_derivative_is_refused_clearly(unit):
 def test_bad_tile(unit, tile):
     with pytest.raises(ValueError, match="tile="):
         sdd(unit(4, 3), unit(4, 3, 1), tile=tile)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_rows(unit):
+    """torch's own account of its allocations; one table of cells alone would take 16 MiB."""
+    u, v = (unit(2048, 8, seed, torch.float32).requires_grad_() for seed in (1, 2))
+    # The median of the distances is taken among 1,024 rows, however many there are.
+    terms = OURS | {"mmd": partial(mk_mmd, bandwidth=0.5)}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        for term in (partial(term, tile=128) for term in terms.values()):
+            torch.autograd.grad(term(u, v), (u, v))
+    events = [(e.start_ns(), e.nbytes()) for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert max(itertools.accumulate(nbytes for _, nbytes in sorted(events))) < 3 * 2**20
 
 
 @pytest.mark.parametrize("onednn", [True, False])
