@@ -24,7 +24,8 @@ class ItemIndex:
         items: unique item ids within the modality.
         samples: for each item, the thing that it describes. Items of two modalities with one sample id are a pair;
             several items may describe one sample (five captions of a photograph). Defaults to `items`.
-        attributes: per-item columns of the same length: "length" (residues), "label", … .
+        attributes: per-item columns of the same length: "length" (residues), "label" (a class name, for evaluations),
+            "labels" (numbers (n,), or 0 and 1 (n, K), for objectives that need them), … .
     """
 
     items: tuple[str, ...] = attrs.field(converter=_names)
@@ -59,7 +60,8 @@ class Rows:
         raw: (B, d) projections before normalisation, for losses that declare `unit=False`.
         views: (B, d) normalised embeddings of a second, independently augmented view of each row, or None.
         raw_views: (B, d) the same before normalisation, or None.
-        extras: further per-row tensors by name ("labels", "reference", …).
+        extras: further per-row tensors by name. "labels": the dataset's attribute of that name, (B,) or (B, K), in the
+            towers whose items have it, where the objective needs labels.
     """
 
     z: Tensor

@@ -230,6 +230,33 @@ class SumConfig:
         return _needs_of(self.children(), lookup)
 
 
+@attrs.frozen(kw_only=True)
+class OnlyRowsConfig:
+    """Options of `core/only-rows`.
+
+    Attributes:
+        keep: which rows of a tower the loss sees: "matched", "unmatched" or "all", by tower. A tower that is not named
+            keeps all.
+        loss: table { use, … }: a registered loss and its options.
+    """
+
+    keep: Mapping[str, str] = attrs.field(factory=dict)
+    loss: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @keep.validator
+    def _known(self, _: Any, value: Mapping[str, str]) -> None:
+        for tower, rows in value.items():
+            if rows not in ("matched", "unmatched", "all"):
+                raise ValueError(f"keep.{tower}={rows!r}: choose 'matched', 'unmatched' or 'all'")
+
+    def children(self) -> list[Child]:
+        return [_child("loss", self.loss, None, 1.0)]
+
+    def needs(self, lookup: Lookup) -> frozenset[Need]:
+        found = _needs_of(self.children(), lookup)
+        return found | UNPAIRED if "unmatched" in self.keep.values() else found
+
+
 def _needs_of(children: Sequence[Child], lookup: Lookup) -> frozenset[Need]:
     found: frozenset[Need] = frozenset()
     for child in children:
@@ -318,6 +345,14 @@ def gentle_losses() -> Iterable[LossSpec]:
             config=SumConfig,
             target="gentle_core.losses.compose:build_sum",
             summary="Weighted, scheduled sum of registered losses",
+            scope="global",
+            min_modalities=1,
+        ),
+        LossSpec(
+            name="only-rows",
+            config=OnlyRowsConfig,
+            target="gentle_core.losses.compose:build_only_rows",
+            summary="A registered loss on the matched, or on the unmatched, rows of some towers alone",
             scope="global",
             min_modalities=1,
         ),

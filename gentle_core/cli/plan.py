@@ -135,7 +135,8 @@ def _data_rows(resolved: Resolved, notify: Callable[[str], None]) -> Iterator[Ro
     wanted = _needs(resolved)
     if not pools.pairs and "pairs" in wanted:
         raise DataError(f"{recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired")
-    rows = rows_per_batch(recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in wanted)
+    own = {name: tower.unpaired_rows for name, tower in recipe.towers.items()}
+    rows = rows_per_batch(recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in wanted, own)
     sizes = ", ".join(f"{tower} {size}" for tower, size in pools.pool_sizes.items())
     yield "pairs", f"{pools.pairs} matched samples; unmatched pools ({table.pool}): {sizes}"
     unmatched = ", ".join(f"{tower} {count}" for tower, count in rows.unpaired.items())
@@ -154,7 +155,9 @@ def _recipe_rows(recipe: Recipe) -> Iterator[Row]:
     else:
         paired = train.batch_size if train.paired_rows is None else train.paired_rows
         unpaired = train.batch_size if train.unpaired_rows is None else train.unpaired_rows
-        yield "batch", f"up to {paired} matched rows, and {unpaired} unmatched rows of each tower"
+        own = [f"{name} {t.unpaired_rows}" for name, t in recipe.towers.items() if t.unpaired_rows is not None]
+        apart = f" ({', '.join(own)})" if own else ""
+        yield "batch", f"up to {paired} matched rows, and {unpaired} unmatched rows of each tower{apart}"
     yield "steps", f"{train.steps}" if train.steps is not None else f"as many as make {train.epochs:g} epochs"
 
 

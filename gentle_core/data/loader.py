@@ -31,12 +31,13 @@ class Chunk:
 
 @attrs.define
 class TowerInputs:
-    """One tower's rows of a step; `views[v]` holds the chunks of view v, rows in the order of `ids`."""
+    """One tower's rows of a step; `views[v]` holds the chunks of view v, rows in the order of `ids`, as `labels` are."""
 
     ids: Tensor
     items: list[str]
     matched: int
     views: list[list[Chunk]]
+    labels: Tensor | None = None
 
 
 @attrs.define
@@ -50,6 +51,7 @@ class TowerSource:
         collate: raw items to tensors.
         augment: item-stage augmentations as (name, function).
         features: (n, width) cached features of the training items, or None to encode anew every step.
+        labels: (n,) or (n, K) labels of the training items, for an objective that needs them.
     """
 
     modality: str
@@ -58,6 +60,7 @@ class TowerSource:
     collate: Callable[[Sequence[Any]], Any]
     augment: Sequence[tuple[str, Callable[..., Any]]] = ()
     features: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class StepDataset(TorchDataset[dict[str, TowerInputs]]):
@@ -90,7 +93,8 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
                         inputs = source.collate([self._augmented(source, raw[r], keys[r], step, view) for r in rows])
                     chunks.append(Chunk(group=group, number=number, rows=len(rows), inputs=inputs))
             views.append(chunks)
-        return TowerInputs(ids=torch.from_numpy(plan.ids), items=items, matched=plan.matched, views=views)
+        labels = None if source.labels is None else source.labels[torch.from_numpy(plan.positions)]
+        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, views, labels)
 
     def _augmented(self, source: TowerSource, item: Any, key: str, step: int, view: int) -> Any:
         """Augmentations draw from streams of their own that depend on sample, step and view but not on the tower:

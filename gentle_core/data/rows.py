@@ -27,14 +27,21 @@ class RowPlan:
     steps_per_epoch: int
 
 
-def rows_per_batch(train: TrainTable, pairs: int, pool_sizes: Mapping[str, int], unpaired: bool = True) -> RowPlan:
+def rows_per_batch(
+    train: TrainTable,
+    pairs: int,
+    pool_sizes: Mapping[str, int],
+    unpaired: bool = True,
+    own: Mapping[str, int | None] | None = None,
+) -> RowPlan:
     """The rows of a batch for `pairs` matched samples and pools of these sizes.
 
     Matched and unmatched counts are set apart (`paired_rows`, `unpaired_rows`; both default to `batch_size`), or
     follow the paper's rule n = floor(N / (M + N) * B) with `proportional = B` (below Eq. 1; M is the longest pool).
     No batch holds an item twice, so a count never exceeds what there is. With `unpaired=False` (an objective that
-    looks at pairs alone) the pools are left out.
+    looks at pairs alone) the pools are left out. `own` holds what single towers say instead (`unpaired_rows`).
     """
+    chosen = own or {}
     longest = max(pool_sizes.values(), default=0)
     if train.proportional is not None:
         total = train.proportional
@@ -44,7 +51,8 @@ def rows_per_batch(train: TrainTable, pairs: int, pool_sizes: Mapping[str, int],
         n = train.batch_size if train.paired_rows is None else train.paired_rows
         wanted = train.batch_size if train.unpaired_rows is None else train.unpaired_rows
     n = min(n, pairs)
-    rows = {tower: min(wanted, size) if unpaired else 0 for tower, size in pool_sizes.items()}
+    asked = {tower: wanted if chosen.get(tower) is None else int(chosen[tower] or 0) for tower in pool_sizes}
+    rows = {tower: min(asked[tower], size) if unpaired else 0 for tower, size in pool_sizes.items()}
     if n == 0 and not any(rows.values()):
         raise DataError(
             f"a batch would be empty: {pairs} pairs and pools of {dict(pool_sizes)}; "

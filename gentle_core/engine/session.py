@@ -130,7 +130,8 @@ class Session:
                 f"{self.recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired, "
                 "bring items with the same ids in two modalities, or choose an objective with unpaired terms"
             )
-        return pools, rows_per_batch(self.recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in self.needs)
+        own = {name: tower.unpaired_rows for name, tower in self.recipe.towers.items()}
+        return pools, rows_per_batch(self.recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in self.needs, own)
 
     def _held_out(self) -> dict[str, Split]:
         found = {}
@@ -174,9 +175,19 @@ class Session:
                 tower.head.standardize(found[sample].to(self.device))
             sources[name] = TowerSource(
                 modality=self.towers[name], index=self.train.index[name], load=self.dataset.load,
-                collate=tower.encoder.collate, augment=items, features=features,
+                collate=tower.encoder.collate, augment=items, features=features, labels=self._labels(name),
             )  # fmt: skip
+        if "labels" in self.needs and all(source.labels is None for source in sources.values()):
+            raise DataError(
+                f"{self.recipe.objective.use} needs labels, and {self.recipe.dataset.use} gives its items none; "
+                "`gentle plugins info` shows the dataset's options"
+            )
         return sources
+
+    def _labels(self, tower: str) -> Tensor | None:
+        """Labels of the tower's training items, where the objective needs them and the dataset has them."""
+        column = self.train.index[tower].attributes.get("labels") if "labels" in self.needs else None
+        return None if column is None else torch.as_tensor(column)
 
     def _used(self, tower: str) -> list[int]:
         """Positions of the tower's training items, paired or not. The pools count even where the objective leaves

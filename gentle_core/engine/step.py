@@ -121,4 +121,5 @@ def _rows(leaves: Mapping[tuple[str, int], Tensor], tower: str, given: TowerInpu
         raw=raw,
         views=None if second is None else F.normalize(second, dim=-1),
         raw_views=second,
+        extras={} if given.labels is None else {"labels": given.labels.to(raw.device)},
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
+import torch
 from torch import nn
 
-from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut, ParamGroups
-from gentle_core.builtin import Child, GentleConfig, SumConfig
-from gentle_core.errors import ComponentError
+from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut, ParamGroups, Rows
+from gentle_core.builtin import Child, GentleConfig, OnlyRowsConfig, SumConfig
+from gentle_core.errors import ComponentError, RecipeError
 from gentle_core.losses.cells import Cells
 from gentle_core.losses.clip import Clip
 from gentle_core.losses.common import CellLoss
@@ -107,6 +109,37 @@ class Gentle(Composite):
         alpha = weight_at(self.config.alpha, ctx.step, ctx.steps)
         weights = super().weights(ctx)
         return [alpha * w if child.key == "ssl" else w for child, w in zip(self.plan, weights, strict=True)]
+
+
+class OnlyRows(Composite):
+    """`core/only-rows`: a loss that sees a part of each tower's rows: paired texts against unlabelled images, say."""
+
+    def __init__(self, config: OnlyRowsConfig, context: BuildContext):
+        super().__init__(config.children(), context)
+        self.keep = dict(config.keep)
+
+    def ask(self, batch: AlignBatch, ctx: LossContext, cells: Cells) -> Callable[[], LossOut]:
+        unknown = set(self.keep) - set(batch.towers)
+        if unknown:
+            raise RecipeError(
+                f"core/only-rows: keep names no tower {', '.join(sorted(unknown))}; there are {', '.join(batch.towers)}"
+            )
+        return super().ask(AlignBatch({name: self._kept(name, batch) for name in batch.towers}), ctx, cells)
+
+    def _kept(self, name: str, batch: AlignBatch) -> Rows:
+        wanted, rows = self.keep.get(name, "all"), batch.towers[name]
+        if wanted == "all":
+            return rows
+        others = [other.ids for key, other in batch.towers.items() if key != name]
+        matched = torch.isin(rows.ids, torch.cat(others)) if others else torch.zeros_like(rows.ids, dtype=torch.bool)
+        keep = matched if wanted == "matched" else ~matched
+        fields = {f.name: getattr(rows, f.name) for f in attrs.fields(Rows) if f.name != "extras"}
+        parts = {key: None if value is None else value[keep] for key, value in fields.items()}
+        return Rows(**parts, extras={key: value[keep] for key, value in rows.extras.items()})  # type: ignore[arg-type]
+
+
+def build_only_rows(config: OnlyRowsConfig, context: BuildContext) -> OnlyRows:
+    return OnlyRows(config, context)
 
 
 def build_sum(config: SumConfig, context: BuildContext) -> Composite:

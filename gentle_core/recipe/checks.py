@@ -11,8 +11,8 @@ from gentle_core.recipe.draft import Draft
 from gentle_core.recipe.lines import KeyPath
 from gentle_core.suggest import close_to, did_you_mean, listed
 
-PROVIDED = frozenset({"pairs", "unpaired", "views", "raw"})
-"""What the training loop puts into a batch."""
+PROVIDED = frozenset({"pairs", "unpaired", "views", "raw", "labels"})
+"""What the training loop puts into a batch (labels: where the dataset has them)."""
 
 
 def check(draft: Draft) -> None:

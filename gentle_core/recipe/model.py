@@ -115,12 +115,18 @@ class HeadTable:
 
 @attrs.frozen(kw_only=True)
 class TowerTable:
-    """`[towers.NAME]`"""
+    """`[towers.NAME]`
+
+    Attributes:
+        unpaired_rows: rows from this tower's own unmatched pool, instead of `train.unpaired_rows`. 0: the tower sees
+            matched rows alone.
+    """
 
     modality: str
     encoder: EncoderTable
     head: HeadTable = HeadTable()
     augment: tuple[Component, ...] = ()
+    unpaired_rows: int | None = attrs.field(default=None, validator=optional(_at_least(0)))
 
 
 @attrs.frozen(kw_only=True)

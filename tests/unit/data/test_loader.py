@@ -77,3 +77,19 @@ def test_matched_rows_do_not_notice_the_unmatched():
     with_pool, without = dataset()[4]["left"], dataset(unpaired_rows=0)[4]["left"]
     assert len(without.items) == 8
     assert torch.equal(values(with_pool)[:8], values(without))
+
+
+def test_labels_follow_the_rows():
+    data = dataset()
+    data.sources["left"].labels = torch.arange(40).remainder(3)
+    inputs = data[2]
+    rows = [int(item[1:]) % 3 for item in inputs["left"].items]
+    assert inputs["left"].labels.tolist() == rows
+    assert inputs["right"].labels is None
+
+
+def test_a_tower_may_draw_its_own_number_of_unmatched_rows():
+    sizes = {"left": 24, "right": 24}
+    rows = rows_per_batch(TrainTable(steps=9, batch_size=8), 16, sizes, own={"left": 0, "right": None})
+    assert dict(rows.unpaired) == {"left": 0, "right": 8}
+    assert rows_per_batch(TrainTable(steps=9, proportional=10), 16, sizes, own={"left": 3}).unpaired["left"] == 3

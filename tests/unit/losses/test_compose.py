@@ -8,10 +8,10 @@ import torch
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut, ParamGroups, Rows
-from gentle_core.builtin import GentleConfig, SumConfig, hints, needs
-from gentle_core.errors import ComponentError
+from gentle_core.builtin import GentleConfig, OnlyRowsConfig, SumConfig, hints, needs
+from gentle_core.errors import ComponentError, RecipeError
 from gentle_core.losses import clip_loss, mk_mmd, sdd, ssl_loss
-from gentle_core.losses.compose import build_gentle, build_sum
+from gentle_core.losses.compose import build_gentle, build_only_rows, build_sum
 from gentle_core.modules import LossModule
 from gentle_core.schedule import Schedule, always_zero, as_weight, weight_at
 from gentle_core.specs import LossSpec
@@ -236,3 +236,32 @@ def test_wrong_tables():
 def test_options_are_read_without_torch():
     code = "import sys, gentle_core.builtin, gentle_core.losses; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("keep", "sizes"), [({"a": "unmatched", "b": "matched"}, (4, 3)), ({"b": "all"}, (7, 6))])
+def test_only_rows_shows_a_loss_a_part_of_the_batch(unit, keep, sizes):
+    batch = rows_of(unit, {"a": 7, "b": 6})
+    batch.towers["a"].z.requires_grad_()
+    loss = build_only_rows(OnlyRowsConfig(keep=keep, loss={"use": "core/sdd"}), context)
+    out = loss(batch, LossContext())
+    a, b = batch.towers["a"].z, batch.towers["b"].z
+    parts = {"matched": slice(0, 3), "unmatched": slice(3, None), "all": slice(None)}
+    expected = sdd(a[parts[keep.get("a", "all")]], b[parts[keep.get("b", "all")]])
+    assert out.terms["sdd"].item() == pytest.approx(expected.item(), rel=1e-9)
+    assert out.counts["sdd"] == sum(sizes)
+    out.loss.backward()
+    seen = a.grad.abs().sum(1) > 0
+    assert seen.tolist() == [keep.get("a", "all") == "all"] * 3 + [True] * 4
+
+
+def test_only_rows_names_a_tower_that_is_not_there(unit):
+    loss = build_only_rows(OnlyRowsConfig(keep={"image": "matched"}, loss={"use": "core/sdd"}), context)
+    with pytest.raises(RecipeError, match="no tower image; there are a, b"):
+        loss(rows_of(unit, {"a": 5, "b": 5}), LossContext())
+    with pytest.raises(ValueError, match="choose 'matched', 'unmatched' or 'all'"):
+        OnlyRowsConfig(keep={"a": "paired"}, loss={"use": "core/sdd"})
+
+
+def test_only_rows_needs_what_its_loss_needs():
+    config = OnlyRowsConfig(keep={"a": "unmatched"}, loss={"use": "core/clip"})
+    assert needs(SPECS["core/only-rows"], config, SPECS.__getitem__) == {"pairs", "unpaired"}

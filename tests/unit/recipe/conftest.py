@@ -64,7 +64,7 @@ def make_catalog() -> Catalog:
         ("augmentation", AugmentationSpec(name="echo", modalities=("sound",), **t)),
         ("loss", LossSpec(name="three", min_modalities=3, **t)),
         ("loss", LossSpec(name="two", max_modalities=2, same_dimension=False, **t)),
-        ("loss", LossSpec(name="labelled", needs={"labels"}, **t)),
+        ("loss", LossSpec(name="tokenwise", needs={"tokens"}, **t)),
         ("loss", LossSpec(name="for-images", modalities=("image",), **t)),
     ]
     own = [Entry(kind, "toy", spec, "gentle-toy", "1.0") for kind, spec in specs]

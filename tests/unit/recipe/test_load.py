@@ -161,7 +161,7 @@ ONE_PROBLEM: dict[str, tuple[list[Change], str]] = {
         "recipe.toml:7: towers: core/gentle aligns 2 towers or more, and the recipe has 1",
     ),
     "too few for the loss": ([('"gentle"', '"toy/three"')], "towers: toy/three aligns 3 towers or more"),
-    "unmet need": ([('"gentle"', '"labelled"')], "19: objective.use: toy/labelled needs 'labels' in every batch"),
+    "unmet need": ([('"gentle"', '"tokenwise"')], "19: objective.use: toy/tokenwise needs 'tokens' in every batch"),
     "loss for other data": ([('"gentle"', '"for-images"')], "is made for 'image'; tower 'left' holds 'sound'"),
     "encoder of another modality": (
         [('"toy/bow"', '"toy/cnn"')],
