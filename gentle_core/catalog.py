@@ -139,6 +139,10 @@ class Catalog:
                 waiting += self._reads_as.get(current, ())
         return False
 
+    def reads_as(self, modality: str) -> list[str]:
+        """The more general modalities whose encoders take this one directly, in alphabetical order."""
+        return sorted(self._reads_as.get(modality, ()))
+
     def modalities(self) -> dict[str, str]:
         """Every modality that is declared or that a component names, with its summary, in alphabetical order.
 

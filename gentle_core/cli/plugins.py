@@ -103,10 +103,15 @@ def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
     return [f"  {a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows]
 
 
+def _reads_or_acts_on(entry: Entry) -> str:
+    named = ", ".join(_modalities(entry.spec))
+    return f"reads as {named}" if named and entry.kind == "modality" else named
+
+
 def _by_kind(entries: list[Entry]) -> list[str]:
     lines: list[str] = []
     for kind in KINDS:
-        rows = [(e.full_name, ", ".join(_modalities(e.spec)), e.spec.summary) for e in entries if e.kind == kind]
+        rows = [(e.full_name, _reads_or_acts_on(e), e.spec.summary) for e in entries if e.kind == kind]
         if rows:
             lines += [*([""] if lines else []), kind, *_columns(rows)]
     return lines
@@ -125,7 +130,9 @@ def _by_modality(catalog: Catalog, entries: list[Entry]) -> list[str]:
             if fits:
                 rows.append((entry.kind, entry.full_name, entry.spec.summary))
         if rows:
-            lines += [*([""] if lines else []), f"{modality}  {summary}".rstrip(), *_columns(rows)]
+            general = catalog.reads_as(modality)
+            name = f"{modality} (reads as {', '.join(general)})" if general else modality
+            lines += [*([""] if lines else []), f"{name}  {summary}".rstrip(), *_columns(rows)]
     return lines
 
 

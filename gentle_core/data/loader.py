@@ -31,7 +31,7 @@ class Chunk:
 
 @attrs.define
 class TowerInputs:
-    """One tower's rows of a step; `views[v]` holds the chunks of view v, rows in the order of `ids`, as `labels` are."""
+    """One tower's rows of a step; `views[v]` holds the chunks of view v, rows (and `labels`) in the order of `ids`."""
 
     ids: Tensor
     items: list[str]

@@ -1,0 +1,1 @@
+"""Overhead scenes and captions for Gentle. `gentle_remote_sensing.plugin` says what is in here."""
