@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from gentle_core.closed_form.select import fit_select
 from gentle_core.data.pools import Pools
 from gentle_core.engine.splits import Embedded, Split
 from gentle_core.engine.towers import AlignedModel
-from gentle_core.evaluate.cca import fit_select
 from gentle_core.recipe.load import Resolved, derive
 from gentle_core.recipe.model import BaselineTable
 

@@ -9,8 +9,10 @@ import torch
 from sklearn.cross_decomposition import CCA
 from sklearn.linear_model import Ridge
 
+from gentle_core.closed_form.linear import Spectrum, cca, procrustes, ridge_regression
+from gentle_core.closed_form.moments import Moments
+from gentle_core.closed_form.select import fit_select
 from gentle_core.errors import DataError
-from gentle_core.evaluate.cca import Moments, Spectrum, cca, fit_select, procrustes, ridge_regression
 from gentle_core.evaluate.retrieval import retrieval_both
 
 
