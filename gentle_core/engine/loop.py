@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 
 from gentle_core.batch import LossContext, LossOut
 from gentle_core.data.loader import StepDataset, TowerInputs, step_batches
-from gentle_core.engine.checkpoint import Checkpoint, prune, save_checkpoint, write_durably
+from gentle_core.engine.checkpoint import Checkpoint, prune, save_checkpoint
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.optim import Optimizer
 from gentle_core.engine.progress import Display
 from gentle_core.engine.rundir import RunDirectory
 from gentle_core.engine.step import StepOut, forward_backward
-from gentle_core.engine.towers import AlignedModel
+from gentle_core.engine.towers import AlignedModel, Tower
 from gentle_core.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from gentle_core.recipe.model import TrainTable
 
@@ -33,16 +32,33 @@ def lower_is_better(metric: str) -> bool:
 
 @attrs.define
 class Best:
-    """The best validation value so far and the checkpoint that had it."""
+    """The best validation values so far, as (value, checkpoint), best first; of equal ones the earlier."""
 
     metric: str
-    value: float | None = None
-    checkpoint: str = ""
+    ranked: list[tuple[float, str]] = attrs.field(factory=list)
 
-    def improves(self, value: float) -> bool:
-        if self.value is None:
-            return True
-        return value < self.value if lower_is_better(self.metric) else value > self.value
+    @property
+    def value(self) -> float | None:
+        return self.ranked[0][0] if self.ranked else None
+
+    @property
+    def checkpoint(self) -> str:
+        return self.ranked[0][1] if self.ranked else ""
+
+    @property
+    def names(self) -> set[str]:
+        return {name for _, name in self.ranked}
+
+    def take(self, value: float, checkpoint: str, keep: int) -> bool:
+        """Whether the value is among the best `keep`; then its checkpoint takes its place there."""
+        sign = 1 if lower_is_better(self.metric) else -1
+        ranked = sorted([*self.ranked, (value, checkpoint)], key=lambda entry: (sign * entry[0], entry[1]))[:keep]
+        entered = (value, checkpoint) in ranked
+        self.ranked = ranked
+        return entered
+
+    def facts(self) -> dict[str, Any]:
+        return {"metric": self.metric, "value": self.value, "checkpoint": self.checkpoint, "ranked": self.ranked}
 
 
 @attrs.define
@@ -66,6 +82,7 @@ class Trainer:
     measure: Callable[[], Mapping[str, float]]
     fingerprints: Mapping[str, str]
     step: int = 0
+    skipped: int = 0
     best: Best = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -80,9 +97,12 @@ class Trainer:
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state(),
         }
-        facts = {"best": attrs.asdict(self.best), "fingerprints": dict(self.fingerprints), "steps": self.steps}
+        facts = {
+            "best": self.best.facts(), "fingerprints": dict(self.fingerprints), "steps": self.steps,
+            "skipped": self.skipped,
+        }  # fmt: skip
         path = save_checkpoint(self.run.checkpoints, self.step, tensors, facts)
-        prune(self.run.checkpoints, self.table.keep_last, {self.best.checkpoint, path.name})
+        prune(self.run.checkpoints, self.table.keep_last, {*self.best.names, path.name})
         return path.name
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -97,7 +117,9 @@ class Trainer:
         self.load_weights(checkpoint)
         self.optimizer.load(checkpoint.tensors["optimizer"])
         self.step = int(checkpoint.facts["step"])
-        self.best = Best(**checkpoint.facts["best"])
+        self.skipped = int(checkpoint.facts["skipped"])
+        best = checkpoint.facts["best"]
+        self.best = Best(best["metric"], [(value, name) for value, name in best["ranked"]])
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Take model and loss from a checkpoint, but not the position in the run."""
@@ -114,13 +136,15 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
-            NonFiniteError: before the step that would have used a loss or gradient that is not finite.
+            NonFiniteError: before the step that would have used a loss or gradient that is not finite; with
+                `on_nonfinite = "skip"` only after `max_skipped` such steps were left out.
         """
         table = self.table
         if self.best.metric and self.step == 0:
             self._measure_untrained()
         batches = step_batches(self.data, self.step, self.steps, table.workers)
         cached = {tower: source.features is not None for tower, source in self.data.sources.items()}
+        statistics = _changing_buffers(self.model)
         self.model.train()
         self.loss.train()
         self.display.start(name, self.steps, self.step)
@@ -134,16 +158,22 @@ class Trainer:
                     log = last or (table.log_every > 0 and (self.step + 1) % table.log_every == 0)
                     context = LossContext(step=self.step, steps=self.steps, pairs=self.pairs)
                     self.optimizer.zero()
+                    before = [b.clone() for b in statistics]
                     result = forward_backward(
                         self.model, self.loss, inputs, context,
                         seed=table.seed, cached=cached, recompute=table.accumulate > 1, term_gradients=log,
                     )  # fmt: skip
                     norm = self.optimizer.gradient_norm()
-                    self._check_finite(result.out, norm, inputs)
-                    rate = self.optimizer.step(self.step, self.steps)
-                    self.loss.post_step(context)
+                    finite = self._finite(result.out, norm)
+                    if finite:
+                        rate = self.optimizer.step(self.step, self.steps)
+                        self.loss.post_step(context)
+                    else:
+                        for buffer, value in zip(statistics, before, strict=True):
+                            buffer.copy_(value)
+                        self._not_finite(result.out, norm, inputs)
                     self.step += 1
-                    if log:
+                    if log and finite:
                         seconds = time.perf_counter() - began
                         values = self._record(result, norm, rate, inputs, seconds, waited)
                         self.run.log(self.step, "train", values)
@@ -170,8 +200,8 @@ class Trainer:
             metrics = self.measure()
             self.model.train()
             self.run.log(self.step, "val", metrics)
-            if self.best.metric and self.best.metric in metrics and self.best.improves(metrics[self.best.metric]):
-                self.best = Best(self.best.metric, metrics[self.best.metric], f"step-{self.step:08d}")
+            value = metrics.get(self.best.metric, math.nan)
+            if math.isfinite(value) and self.best.take(value, f"step-{self.step:08d}", table.keep_best):
                 self.save()
                 saved = True
         if not saved and (last or interrupt.name or (table.save_every and self.step % table.save_every == 0)):
@@ -182,26 +212,33 @@ class Trainer:
                 "the same command with --resume auto goes on"
             )
 
-    def _check_finite(self, out: LossOut, norm: Tensor, inputs: Mapping[str, TowerInputs]) -> None:
-        if torch.isfinite(out.loss) and torch.isfinite(norm):
-            return
+    def _finite(self, out: LossOut, norm: Tensor) -> bool:
+        ascending = [p.grad for p in self.optimizer.adversaries if p.grad is not None]
+        return all(bool(torch.isfinite(x).all()) for x in (out.loss, norm, *ascending))
+
+    def _not_finite(self, out: LossOut, norm: Tensor, inputs: Mapping[str, TowerInputs]) -> None:
+        """Write down what was in the batch; the state is that before the step. Returns if the step may be skipped."""
         bad = [name for name, term in out.terms.items() if not torch.isfinite(term)]
         what = f"term {bad[0]!r}" if bad else "the gradient" if torch.isfinite(out.loss) else "the loss"
-        record = {
+        self.run.append_json("nonfinite.jsonl", {
             "step": self.step,
             "what": what,
-            "loss": out.loss.item(),
-            "gradient_norm": norm.item(),
-            "terms": {name: term.item() for name, term in out.terms.items()},
+            "loss": _number(out.loss),
+            "gradient_norm": _number(norm),
+            "terms": {name: _number(term) for name, term in out.terms.items()},
             "items": {tower: given.items for tower, given in inputs.items()},
-        }
-        path = self.run.path / "nonfinite.json"
-        write_durably(path, json.dumps(record, indent=1).encode())
+        })  # fmt: skip
+        path = self.run.path / "nonfinite.jsonl"
+        said = f"{what} is not finite at step {self.step}; no step was taken, the items of the batch are in {path}"
+        if self.table.on_nonfinite == "skip" and self.skipped < self.table.max_skipped:
+            self.skipped += 1
+            self.display.warn(f"{said}; skipped ({self.skipped} of at most {self.table.max_skipped})")
+            return
         if self.step:
             self.save()
-        raise NonFiniteError(
-            f"{what} is not finite at step {self.step}; no step was taken, the items of the batch are in {path}"
-        )
+        if self.table.on_nonfinite == "skip":
+            said += f"; train.max_skipped = {self.table.max_skipped} steps were skipped before"
+        raise NonFiniteError(said)
 
     def _record(
         self,
@@ -231,6 +268,18 @@ class Trainer:
         if torch.cuda.is_available():
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return values
+
+
+def _changing_buffers(module: nn.Module) -> list[Tensor]:
+    """What a forward pass in training mode may change (statistics of normalisation layers) outside frozen encoders."""
+    frozen = {id(b) for m in module.modules() if isinstance(m, Tower) and m.frozen for b in m.encoder.buffers()}
+    return [b for b in module.buffers() if id(b) not in frozen]
+
+
+def _number(x: Tensor) -> float | str:
+    """As JSON has it, which knows no NaN: "nan", "inf" and "-inf" are strings."""
+    value = x.item()
+    return value if math.isfinite(value) else str(value)
 
 
 def _flat(logs: Mapping[str, Any]) -> dict[str, float]:

@@ -80,7 +80,7 @@ def _recorded(session: Session) -> Iterator[None]:
 
 
 def _run(session: Session) -> RunResult:
-    run, recipe, display = session.run, session.recipe, session.display
+    run, recipe = session.run, session.recipe
     session.build()
     session.describe()
     trainer = session.trainer()
@@ -88,12 +88,7 @@ def _run(session: Session) -> RunResult:
     _restore(session, trainer)
     if trainer.step < trainer.steps:
         trainer.fit(recipe.name or "train")
-    step = trainer.step
-    if trainer.best.checkpoint:
-        chosen = load_checkpoint(run.checkpoints / trainer.best.checkpoint)
-        trainer.load_weights(chosen)
-        step = int(chosen.facts["step"])
-        display.say(f"the best validation {trainer.best.metric} was at {trainer.best.checkpoint}; that is the model")
+    step = _take_best(session, trainer)
 
     results: dict[str, Any] = {"splits": {}, "baselines": {}, "comparisons": {}, "facts": {}}
     held: dict[str, Embedded] = {}
@@ -103,7 +98,7 @@ def _run(session: Session) -> RunResult:
         run.log(step, name, {**results["splits"][name], "final": True})
         _save_embeddings(run.path / "embeddings", name, held[name])
     save_model(run.model, session.model, session.resolved, {
-        "step": step, "select": attrs.asdict(trainer.best), "towers": run.manifest["towers"],
+        "step": step, "select": trainer.best.facts(), "towers": run.manifest["towers"],
         "plugins": run.manifest["plugins"], "gentle": run.manifest["gentle"],
     })  # fmt: skip
     if held:
@@ -113,6 +108,20 @@ def _run(session: Session) -> RunResult:
     run.write_json("results.json", results)
     session.finish("finished")
     return RunResult(run.path, results["splits"], results["baselines"])
+
+
+def _take_best(session: Session, trainer: Trainer) -> int:
+    """Make the best checkpoint the model, where the recipe selects by a metric; returns the model's step."""
+    for _, name in trainer.best.ranked:
+        try:
+            chosen = load_checkpoint(session.run.checkpoints / name)
+        except CheckpointError as error:
+            session.notice(f"{error}; the model is not the one with the best {trainer.best.metric}")
+            continue
+        trainer.load_weights(chosen)
+        session.display.say(f"the best validation {trainer.best.metric} was at {name}; that is the model")
+        return int(chosen.facts["step"])
+    return trainer.step
 
 
 def _examples(session: Session, held: Mapping[str, Embedded]) -> dict[str, Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import gentle_core
 from gentle_core.engine.checkpoint import replace_durably
-from gentle_core.errors import GentleError
+from gentle_core.errors import CheckpointError, GentleError
 
 
 class RunDirectory:
@@ -71,24 +73,45 @@ class RunDirectory:
             self.write_json("manifest.json", self.manifest)
 
     def truncate_metrics(self, step: int) -> None:
-        """Forget metrics beyond `step` and final evaluations: a resumed run writes them again."""
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _belongs_before(line, step)]
-            replace_durably(path, "".join(line + "\n" for line in lines).encode())
+        """Forget metrics beyond `step` and final evaluations: a resumed run writes them again. So it does with the
+        steps that were not finite, which are numbered by what was done before them."""
+        for name, last in (("metrics.jsonl", step), ("nonfinite.jsonl", step - 1)):
+            path = self.path / name
+            if path.exists():
+                lines = [line for line in path.read_text().splitlines() if _belongs_before(line, last)]
+                replace_durably(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        if self._metrics is None:
-            self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - closed by close()
         record = {"step": step, "split": split, **values}
-        self._metrics.write(json.dumps(record, default=_plain) + "\n")
-        self._metrics.flush()
+        with _can_write(self.path / "metrics.jsonl") as path:
+            if self._metrics is None:
+                self._metrics = open(path, "a")  # noqa: SIM115 - closed by close()
+            self._metrics.write(json.dumps(record, default=_plain) + "\n")
+            self._metrics.flush()
+
+    def append_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Append one line to a file of JSON lines, and flush it to the disk."""
+        with _can_write(self.path / name) as path, open(path, "a") as file:
+            file.write(json.dumps(content, default=_plain) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # a line that found no room, and was complained of then
+                self._metrics.close()
             self._metrics = None
+
+
+@contextlib.contextmanager
+def _can_write(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}; make room and go on with --resume auto"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -162,9 +162,11 @@ class TrainTable:
         precision: "float32" or "bfloat16" (autocast in the towers; losses stay in float32).
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
         evaluate_every, save_every, log_every: in steps; 0 for only at the end.
-        keep_last: how many checkpoints stay.
+        keep_last, keep_best: how many checkpoints stay: of the newest, and of those with the best `select`.
         select: a validation metric ("retrieval/mean/R@10", "retrieval/sequence->structure/R@10", "sdd") whose best
             checkpoint becomes the model; empty for the last.
+        on_nonfinite: "stop", or "skip": a step whose loss or gradient is not finite is left out, on all ranks.
+        max_skipped: how many steps a run may skip; one more stops it.
         workers: loader processes; 0 loads in the training process. Results do not depend on it.
     """
 
@@ -188,6 +190,9 @@ class TrainTable:
     save_every: int = attrs.field(default=0, validator=_at_least(0))
     log_every: int = attrs.field(default=10, validator=_at_least(0))
     keep_last: int = attrs.field(default=2, validator=_at_least(1))
+    keep_best: int = attrs.field(default=1, validator=_at_least(1))
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = attrs.field(default=10, validator=_at_least(0))
     select: str = ""
     workers: int = attrs.field(default=0, validator=_at_least(0))
 

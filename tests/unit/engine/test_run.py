@@ -178,15 +178,61 @@ def test_resuming_a_finished_run_writes_nothing_twice(toy_run):
     assert (again.out / "metrics.jsonl").read_text().count('"final": true') == first == 2
 
 
+NAN_LOSS = NAN | {"towers.a.head.standardize": False}
+
+
+def not_finite(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "nonfinite.jsonl").read_text().splitlines()]
+
+
 def test_a_loss_that_is_not_finite_takes_no_step(toy_run, tmp_path):
     with pytest.raises(NonFiniteError, match="no step was taken"):
-        toy_run("nan", NAN | {"towers.a.head.standardize": False})
-    record = json.loads((tmp_path / "nan/nonfinite.json").read_text())
-    assert "p5" in record["items"]["a"]
+        toy_run("nan", NAN_LOSS)
+    (record,) = not_finite(tmp_path / "nan")
+    assert "p5" in record["items"]["a"] and record["what"] == "term 'clip'" and record["terms"]["clip"] == "nan"
     for folder in steps_in(tmp_path / "nan/checkpoints"):
+        assert folder.name == f"step-{record['step']:08d}"
         tensors = load_file(folder / "model.safetensors")
         assert all(torch.isfinite(t).all() for t in tensors.values())
     assert json.loads((tmp_path / "nan/manifest.json").read_text())["status"] == "failed"
+
+
+def test_steps_that_are_not_finite_can_be_skipped_up_to_a_bound(toy_run, tmp_path):
+    skip = NAN_LOSS | {"train.on_nonfinite": "skip", "train.log_every": 1}
+    run = toy_run("skip", skip)
+    records = not_finite(run.out)
+    assert len(records) >= 3 and all("p5" in record["items"]["a"] for record in records)
+    left_out = {record["step"] + 1 for record in records}
+    assert [line["step"] for line in lines(run)] == [n for n in range(1, 41) if n not in left_out]
+    newest = load_checkpoint(steps_in(run.out / "checkpoints")[0])
+    assert newest.facts["skipped"] == len(records)
+    assert all(t.isfinite().all() for part in newest.tensors.values() for t in part.values())
+
+    # The bound stops the run with the state before the step; raising it goes on, and ends with the same bits.
+    with pytest.raises(NonFiniteError, match=r"train.max_skipped = 1 steps were skipped"):
+        toy_run("bound", skip | {"train.max_skipped": 1})
+    assert len(not_finite(tmp_path / "bound")) == 2
+    again = toy_run("bound", skip, resume="auto")
+    assert [r["step"] for r in not_finite(again.out)] == [r["step"] for r in records]
+    assert digest(again) == digest(run)
+
+
+def test_a_step_that_is_not_taken_leaves_the_statistics_of_normalisation_alone(toy_run):
+    """Stopping before the step and stopping because of it leave the same bits behind."""
+    norm = NAN_LOSS | {"towers.a.encoder.norm": True}
+    with pytest.raises(NonFiniteError):
+        toy_run("stopped", norm)
+    run = toy_run("skipped", norm | {"train.on_nonfinite": "skip"})
+    (first, *_) = not_finite(run.out)
+    before = toy_run("before", norm | {"train.save_every": first["step"], "train.on_nonfinite": "skip",
+                                       "train.keep_last": 99})  # fmt: skip
+    name = f"step-{first['step']:08d}"
+    stopped, straight = (load_checkpoint(before.out.parent / r / "checkpoints" / name) for r in ("stopped", "before"))
+    assert any("running_mean" in key for key in stopped.tensors["model"])
+    for part, content in straight.tensors.items():
+        assert all(torch.equal(t, stopped.tensors[part][key]) for key, t in content.items())
+    final = load_file(run.out / "model/model.safetensors")
+    assert all(t.isfinite().all() for t in final.values())
 
 
 def test_a_directory_in_use_and_a_changed_recipe_are_refused(toy_run):
@@ -210,3 +256,29 @@ def test_the_best_validation_checkpoint_becomes_the_model(toy_run):
 def test_bfloat16_runs(toy_run):
     run = toy_run("half", {"train.precision": "bfloat16"})
     assert all(np.isfinite(x["loss"]) for x in lines(run))
+
+
+def test_the_best_few_checkpoints_stay(toy_run):
+    run = toy_run("best", {"train.select": "retrieval/mean/R@5", "train.evaluate_every": 1, "train.keep_last": 1,
+                           "train.keep_best": 3})  # fmt: skip
+    values = {x["step"]: x["retrieval/mean/R@5"] for x in lines(run, "val") if not x.get("final")}
+    values.pop(0)  # measured before training, where there is no checkpoint
+    best = sorted(values, key=lambda step: (-values[step], step))[:3]
+    kept = {int(p.name.split("-")[1]) for p in steps_in(run.out / "checkpoints")}
+    assert kept == {*best, 8}
+    ranked = json.loads((run.out / "model/config.json").read_text())["select"]["ranked"]
+    assert [name for _, name in ranked] == [f"step-{step:08d}" for step in best]
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(toy_run):
+    # A metric that stays the same, of which the earlier count: the newest checkpoint is not among the best.
+    options = {"train.select": "retrieval/mean/R@1", "train.evaluate_every": 2, "train.keep_best": 2}
+    run = toy_run("best", options)
+    ranked = json.loads((run.out / "model/config.json").read_text())["select"]["ranked"]
+    newest = steps_in(run.out / "checkpoints")[0]
+    assert newest.name not in [name for _, name in ranked]
+    (run.out / "checkpoints" / ranked[0][1] / "model.safetensors").write_bytes(b"garbage")
+    again = toy_run("best", options, resume="auto")
+    assert json.loads((again.out / "model/config.json").read_text())["step"] == int(ranked[1][1].split("-")[1])
+    notices = json.loads((again.out / "manifest.json").read_text())["notices"]
+    assert any("not the one with the best" in notice for notice in notices)

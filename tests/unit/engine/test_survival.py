@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,22 +99,140 @@ def tensors(value: float = 1.0) -> dict[str, dict[str, torch.Tensor]]:
     return {"model": {"w": torch.full((3,), value)}, "loss": {}, "optimizer": {"0.step": torch.tensor(2.0)}}
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 3, 4])
+def killed_at(event: int, work) -> bool:
+    """Do `work` in a fork that kills itself with SIGKILL at its file-system event number `event`; whether it came that
+    far. An event is whatever opens, renames or removes something, and each flush to the disk: there the file is cut
+    to half its size first, as a kill in the midst of writing leaves it."""
+    pid = os.fork()
+    if pid:
+        return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    try:
+        counter, flush = iter(range(10**9)), os.fsync
+
+        def die(name: str, arguments: tuple) -> None:
+            if name in EVENTS and not (name == "open" and not isinstance(arguments[0], str)) and next(counter) == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def torn(handle: int) -> None:
+            if next(counter) == event:
+                if os.path.isfile(f"/proc/self/fd/{handle}"):
+                    os.ftruncate(handle, os.fstat(handle).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            flush(handle)
+
+        os.fsync = torn
+        sys.addaudithook(die)
+        work()
+    finally:
+        os._exit(0)
+
+
+EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
+LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
+
+
+@LINUX
+@pytest.mark.parametrize("again", [False, True], ids=["next", "same step again"])
+def test_sigkill_at_every_write_step_leaves_a_whole_checkpoint(tmp_path, again):
+    def write(folder):
+        save_checkpoint(folder, 1 if again else 2, tensors(2.0), {"value": 2.0})
+        prune(folder, 1, set())
+
+    seen, event, alive = set(), 0, False
+    while not alive:
+        folder = tmp_path / str(event)
+        save_checkpoint(folder, 1, tensors(1.0), {"value": 1.0})
+        alive = not killed_at(event, lambda folder=folder: write(folder))
+        told: list[str] = []
+        found = newest_checkpoint(folder, told.append)
+        assert found is not None and not told, (event, told)
+        value = found.facts["value"]
+        assert value in (1.0, 2.0) and found.tensors["model"]["w"].tolist() == [value] * 3, event
+        assert all(path.name.startswith("step-") for path in folder.iterdir()), "leftovers are cleared away"
+        write(folder)
+        assert newest_checkpoint(folder, told.append).facts["value"] == 2.0 and not told
+        seen.add(value)
+        event += 1
+    assert event > 15 and seen == {1.0, 2.0}
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_killed_at_any_file_event_resumes_to_the_same_bits(toy_run, tmp_path):
+    """Events of a whole run, from the first file to the report; each resumed and compared with a run in one go."""
+    torch.set_num_threads(1)  # a fork has no other threads
+    options = {"train.save_every": 2, "train.select": "retrieval/mean/R@1", "train.evaluate_every": 2}
+    expected = digest(toy_run("straight", options))
+    event, alive = 0, False
+    while not alive:
+        name = f"killed-{event}"
+        alive = not killed_at(event, lambda name=name: toy_run(name, options))
+        assert digest(toy_run(name, options, resume="auto")) == expected, event
+        shutil.rmtree(tmp_path / name)
+        event += 7
+    assert event > 100
+
+
+@pytest.mark.parametrize("fails_at", range(6))
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, fails_at):
     save_checkpoint(tmp_path, 1, tensors(1.0), {})
-    real, calls = checkpoint.write_durably, iter(range(100))
+    flush, calls = os.fsync, itertools.count()
+
+    def full(handle):
+        if next(calls) == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*--resume auto"):
+        save_checkpoint(tmp_path, 2, tensors(2.0), {})
+    monkeypatch.undo()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"step-00000001"} or (fails_at == 5 and names == {"step-00000001", "step-00000002"})
+    assert load_checkpoint(tmp_path / "step-00000001").tensors["model"]["w"].tolist() == [1, 1, 1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(toy_run, tmp_path, small_disk):
+    options = {"train.save_every": 1, "train.keep_last": 99, "train.log_every": 1}
+    with pytest.raises(CheckpointError, match=r"cannot write .*No space left on device"):
+        toy_run("disk/run", options)
+    kept = steps_in(small_disk / "run/checkpoints")
+    assert 0 < len(kept) < 8, "it got somewhere"
+    subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
+    resumed = toy_run("disk/run", options, resume="auto")
+    assert digest(resumed) == digest(toy_run("straight"))
+
+
+def test_a_run_whose_writes_fail_goes_on_when_there_is_room(toy_run, tmp_path, monkeypatch):
+    """The same where nothing can be mounted: every file has a largest size that the second checkpoint exceeds."""
+    options = {"train.save_every": 2, "train.keep_last": 99}
+    write, calls = checkpoint.write_durably, itertools.count()
 
     def full(path, data):
-        if next(calls) == fails_at:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, data)
+        if path.suffix == ".safetensors" and next(calls) >= 4:
+            path.write_bytes(b"torn")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
 
     monkeypatch.setattr(checkpoint, "write_durably", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*--resume auto"):
-        save_checkpoint(tmp_path, 2, tensors(2.0), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert load_checkpoint(tmp_path / "step-00000001").tensors["model"]["w"].tolist() == [1, 1, 1]
+        toy_run("run", options)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
+    monkeypatch.undo()
+    monkeypatch.setenv("GENTLE_CACHE", str(tmp_path / "cache"))
+    assert digest(toy_run("run", options, resume="auto")) == digest(toy_run("straight"))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "no manifest", "state"])
