@@ -8,7 +8,7 @@ Every factory is called as `factory(config, context)` with the parsed options an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -56,6 +56,18 @@ def _valid_target(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
         raise ValueError(f"{attribute.name}={value!r}: write it as 'package.module:factory'")
 
 
+def _valid_target_or_none(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
+    if value != "":
+        _valid_target(None, attribute, value)
+
+
+def _valid_example(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, str):
+        _valid_target(None, attribute, value)
+    elif value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{attribute.name}={value!r}: give a table of options, or 'package.module:function'")
+
+
 def _valid_config(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, type) and attrs.has(value)):
         raise ValueError(f"{attribute.name}={value!r}: give an attrs class whose fields are the component's options")
@@ -74,6 +86,10 @@ class ComponentSpec:
         licence: SPDX expression of the code or weights behind it.
         citation: what to cite when it is used.
         api: the plugin interface it was written for.
+        example: options with which the conformance kit can build it without a network: a table, or
+            "package.module:function", which is given an empty folder, may write small files there, and returns the
+            table. None where the defaults do.
+        deviations: checks of the conformance kit that it is known to fail, each with the reason.
     """
 
     name: str = attrs.field(validator=_valid_name)
@@ -84,15 +100,24 @@ class ComponentSpec:
     licence: str = ""
     citation: str = ""
     api: int = GENTLE_API
+    example: Mapping[str, Any] | str | None = attrs.field(default=None, validator=_valid_example, hash=False)
+    deviations: Mapping[str, str] = attrs.field(factory=dict, hash=False)
 
 
 @attrs.frozen(kw_only=True)
 class ModalitySpec:
-    """A kind of data. `reads_as` names more general modalities whose encoders and augmentations accept it too."""
+    """A kind of data.
+
+    Attributes:
+        reads_as: more general modalities whose encoders and augmentations accept it too.
+        samples: "package.module:function" that returns a few raw items, of different sizes, for the conformance kit.
+            Empty where a dataset of the plugin provides them.
+    """
 
     name: str = attrs.field(validator=_valid_name)
     summary: str
     reads_as: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_valid_names)
+    samples: str = attrs.field(default="", validator=_valid_target_or_none)
     api: int = GENTLE_API
 
 

@@ -10,15 +10,18 @@ import click
 
 from gentle_core.catalog import Catalog, Entry, Problem
 from gentle_core.cli.common import LazyGroup, plugin_options, verbose_option
-from gentle_core.cli.options_of import option_rows
 from gentle_core.errors import ComponentError
+from gentle_core.recipe.options import option_rows
 from gentle_core.specs import KINDS, ModalitySpec
 from gentle_core.suggest import did_you_mean
 
 Find = Callable[[], Catalog]
 
 
-@click.group(cls=LazyGroup)
+COMMANDS = {"check": ("gentle_core.cli.plugin_check:check", "Try what a plugin's components must keep.")}
+
+
+@click.group(cls=LazyGroup, commands_at=COMMANDS)
 def plugins() -> None:
     """Show what is installed, and what is broken."""
 
@@ -66,26 +69,6 @@ def info(find_catalog: Find, name: str) -> None:
             click.echo(line)
     for problem in broken:
         click.echo(f"problem: {problem.what}; {problem.mend}")
-
-
-@plugins.command()
-@click.argument("name", required=False)
-@plugin_options
-@verbose_option
-def check(find_catalog: Find, name: str | None) -> None:
-    """Look for what is wrong with the plugin NAME, or with all of them; ends with an error if there is something."""
-    catalog = find_catalog()
-    looked_at = [p for p in catalog.plugins if name in (None, p.owner, p.distribution)]
-    problems = [p for p in catalog.problems if name in (None, p.owner, p.distribution)]
-    if not looked_at and not problems:
-        known = [n for p in catalog.plugins for n in (p.owner, p.distribution)]
-        raise ComponentError(f"there is no plugin {name!r}{did_you_mean(str(name), known)}")
-    for plugin in looked_at:
-        own = [p for p in problems if p.distribution == plugin.distribution]
-        state = f"{len(own)} problem{'s' * (len(own) > 1)}" if own else "ok"
-        click.echo(f"{plugin.distribution} {plugin.version}: {plugin.components} components, {state}")
-    if problems:
-        raise ComponentError("\n".join(map(str, problems)))
 
 
 # -- words -----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def gentle_encoders() -> list[EncoderSpec]:
             config=esm2.Esm2Config,
             target="gentle_protein.esm2.encoder:build",
             parameters=esm2.parameters,
+            example={"model": esm2.SHIPPED},
             summary="ESM-2 protein language model, all released sizes and a small one shipped with the package",
             licence="MIT",
             citation="Lin et al. Evolutionary-scale prediction of atomic-level protein structure with a language "

@@ -270,7 +270,7 @@ def test_broken_plugin_is_noted_and_the_command_goes_on(
     out = capsys.readouterr().out
     assert "1 problem\n  gentle-bad 1.0: cannot be loaded" in out and "toy/cnn" in out
     assert invoke(["plugins", "check"]) == 3
-    assert invoke(["plugins", "check", "toy"]) == 0
+    assert invoke(["plugins", "check", "bad"]) == 3
     assert invoke(["plugins", "info", "bad"]) == 0
 
 

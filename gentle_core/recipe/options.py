@@ -28,7 +28,9 @@ class Option:
 
 def option_rows(config: type) -> list[Option]:
     """The options of attrs class `config`, in their order."""
-    texts = attribute_texts(inspect.getdoc(config) or "")
+    texts: dict[str, str] = {}
+    for cls in reversed(config.__mro__):  # what a base class says of its options holds for the classes made of it
+        texts |= attribute_texts(inspect.cleandoc(cls.__doc__ or ""))
     rows = []
     for field in attrs.fields(attrs.resolve_types(config)):
         if field.init:
@@ -39,9 +41,14 @@ def option_rows(config: type) -> list[Option]:
 
 
 def attribute_texts(docstring: str) -> dict[str, str]:
-    """Names and texts of the "Attributes:" section; `a, b: text` speaks of both."""
-    _, _, section = docstring.partition("Attributes:\n")
+    """Names and texts of the "Attributes:" section; `a, b: text` speaks of both.
+
+    A class with one or two options may say it in passing: "`p`: chance of …", "`level` is the split …".
+    """
+    head, _, section = docstring.partition("Attributes:\n")
     found: dict[str, str] = {}
+    for match in re.finditer(r"(?:^|\. )`(\w+)`(?::| is) (.+?)(?=\.(?: `|$)|\n\n|$)", " ".join(head.split())):
+        found[match[1]] = match[2]
     names: list[str] = []
     for line in section.splitlines():
         entry = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
