@@ -4,6 +4,9 @@ A query's rank is one more than the number of wrong candidates that score at lea
 ties count against us, so a collapsed model ranks last, not first. R@k is the share of queries with rank <= k, in
 percent. With several mates (five captions of a photograph) the best one counts, as is usual in image-text retrieval.
 Queries without a mate among the candidates are left out and counted; candidates without a query stay as distractors.
+
+The other usual convention keeps one fixed item a sample (`first_rows`: the first caption of each photograph), on both
+sides; its figures stand under `ONE` instead of `ANY`.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ Scorer = Callable[[Tensor, Tensor], Tensor]
 """(b, d), (n, d) -> scores (b, n), higher is better. Rows are streamed, so one's scores must not depend on others."""
 
 KS = (1, 5, 10)
+
+ANY, ONE = "retrieval", "retrieval_one"
+"""First part of the names of metrics: any mate counts; one fixed item a sample."""
 
 TIE = 1e-12
 """Inner products closer than this (times the largest norms) are ties. Equal rows can differ in the last bits of their
@@ -181,9 +187,9 @@ def chance(candidates: int, mates: np.ndarray, ks: Sequence[int] = KS) -> dict[s
     return figures
 
 
-def describe(found: Ranks, ks: Sequence[int] = KS, prefix: str = "a->b") -> dict[str, float]:
+def describe(found: Ranks, ks: Sequence[int] = KS, prefix: str = "a->b", family: str = ANY) -> dict[str, float]:
     """The metrics of `ranks` under `retrieval/<prefix>/…`; only the counts where no query has a mate."""
-    name = f"retrieval/{prefix}"
+    name = f"{family}/{prefix}"
     metrics = {
         f"{name}/queries": float(len(found.rank)),
         f"{name}/candidates": float(found.candidates),
@@ -220,6 +226,11 @@ def retrieval(
     return describe(ranks(u, v, samples_u, samples_v, scorer, block=block), ks, prefix)
 
 
+def first_rows(samples: Ids) -> np.ndarray:
+    """The first row of each sample (k,), in their order: one fixed item a sample."""
+    return np.sort(np.unique(match_codes(samples, [])[0], return_index=True)[1])
+
+
 def flipped(scorer: Scorer | None) -> Scorer | None:
     """The same scorer for queries from the other side: scorer(u, v) -> (m, n) becomes f(v, u) -> (n, m)."""
     return None if scorer is None else lambda query, candidates: scorer(candidates, query).T
@@ -242,7 +253,7 @@ def ranks_both(
     }
 
 
-def describe_all(found: Mapping[str, Ranks], ks: Sequence[int] = KS) -> dict[str, float]:
+def describe_all(found: Mapping[str, Ranks], ks: Sequence[int] = KS, family: str = ANY) -> dict[str, float]:
     """The metrics of several directions, and their means `retrieval/mean/R@k`.
 
     `retrieval/mean/recall` is the mean over directions and ks (the "mean recall" of the image-text literature).
@@ -250,13 +261,13 @@ def describe_all(found: Mapping[str, Ranks], ks: Sequence[int] = KS) -> dict[str
     """
     metrics: dict[str, float] = {}
     for prefix, direction in found.items():
-        metrics |= describe(direction, ks, prefix)
-    counted = [f"retrieval/{prefix}" for prefix, direction in found.items() if len(direction.rank)]
+        metrics |= describe(direction, ks, prefix, family)
+    counted = [f"{family}/{prefix}" for prefix, direction in found.items() if len(direction.rank)]
     if counted:
         for suffix in ("", "_chance"):
             means = {k: float(np.mean([metrics[f"{name}/R@{k}{suffix}"] for name in counted])) for k in ks}
-            metrics |= {f"retrieval/mean/R@{k}{suffix}": value for k, value in means.items()}
-            metrics[f"retrieval/mean/recall{suffix}"] = float(np.mean(list(means.values())))
+            metrics |= {f"{family}/mean/R@{k}{suffix}": value for k, value in means.items()}
+            metrics[f"{family}/mean/recall{suffix}"] = float(np.mean(list(means.values())))
     return metrics
 
 

@@ -12,7 +12,18 @@ import numpy as np
 from gentle_core.errors import DataError, NonFiniteError
 from gentle_core.evaluate.arrays import Ids, as_tensor
 from gentle_core.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
-from gentle_core.evaluate.retrieval import KS, Ranks, Scorer, chance, describe_all, flipped, match_counts, ranks_both
+from gentle_core.evaluate.retrieval import (
+    KS,
+    ONE,
+    Ranks,
+    Scorer,
+    chance,
+    describe_all,
+    first_rows,
+    flipped,
+    match_counts,
+    ranks_both,
+)
 from gentle_core.evaluate.shortcuts import EqualRecall, attribute_r2, equal_attribute_recall, oracle_recall
 
 Pair = tuple[str, str]
@@ -44,7 +55,8 @@ def evaluate_embeddings(
         Finite numbers only; what is undefined (no pair, one row, a constant attribute) is absent.
 
         - `items/<tower>`, `uniformity/<tower>`, `effective_rank/<tower>`.
-        - `retrieval/<a>-><b>/…` as `retrieval` names them, and `retrieval/mean/…` over all directions.
+        - `retrieval/<a>-><b>/…` as `retrieval` names them, and `retrieval/mean/…` over all directions. Where a sample
+          has several items in a tower (captions), the same under `retrieval_one/…` with the first of them alone.
         - `gap` and `alignment`: means over the pairs. With more than one pair also `gap/<a>+<b>`,
           `alignment/<a>+<b>`.
         - for each shortcut, here "length": `length/oracle/R@k` (what the attribute alone reaches, beside
@@ -68,6 +80,7 @@ def evaluate_embeddings(
         metrics[f"uniformity/{name}"] = uniformity(z)
         metrics[f"effective_rank/{name}"] = effective_rank(z)
     metrics |= describe_all(found or all_ranks(embeddings, samples, pairs, scorer), ks)
+    metrics |= _one_item_each(embeddings, samples, pairs, ks, scorer)
     metrics |= _pairwise("gap", {p: modality_gap(embeddings[p[0]], embeddings[p[1]]) for p in pairs})
     metrics |= _pairwise("alignment", {(a, b): _alignment(embeddings, samples, a, b) for a, b in pairs})
     for shortcut in shortcuts:
@@ -87,6 +100,22 @@ def all_ranks(
     for a, b in itertools.combinations(embeddings, 2) if pairs is None else pairs:
         found |= ranks_both(embeddings[a], embeddings[b], samples[a], samples[b], (a, b), scorer)
     return found
+
+
+def _one_item_each(
+    embeddings: Mapping[str, Any],
+    samples: Mapping[str, Ids],
+    pairs: Sequence[Pair],
+    ks: Sequence[int],
+    scorer: Scorer | None,
+) -> dict[str, float]:
+    """Retrieval among the first item of each sample; nothing where no sample has more than one."""
+    first = {name: first_rows(ids) for name, ids in samples.items() if name in embeddings}
+    if all(len(rows) == len(samples[name]) for name, rows in first.items()):
+        return {}
+    ids = {name: [samples[name][row] for row in rows] for name, rows in first.items()}
+    z = {name: as_tensor(embeddings[name])[rows] for name, rows in first.items()}
+    return describe_all(all_ranks(z, ids, pairs, scorer), ks, ONE)
 
 
 def _check(embeddings: Mapping[str, Any], samples: Mapping[str, Ids]) -> None:

@@ -62,6 +62,7 @@ def render(run: RunData) -> str:
         step=g.step,
         comparison_title="Beside the baselines" if g.baselines else "Retrieval",
         direction_tables=sections.direction_tables(g),
+        one_item_tables=sections.direction_tables(g, "retrieval_one"),
         shortcut_tables=sections.shortcut_tables(g),
         comparison=_comparison(g),
         learning=_learning(g),

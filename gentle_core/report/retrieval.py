@@ -83,9 +83,9 @@ def all_ranks(embeddings: Mapping[str, Points]) -> dict[str, Ranks]:
     return found
 
 
-def directions(metrics: Mapping[str, Any]) -> list[str]:
+def directions(metrics: Mapping[str, Any], family: str = "retrieval") -> list[str]:
     """The directions "a->b" that flat metrics report, in their order."""
-    names = [key.split("/")[1] for key in metrics if key.startswith("retrieval/") and key.count("/") >= 2]
+    names = [key.split("/")[1] for key in metrics if key.startswith(f"{family}/") and key.count("/") >= 2]
     return [name for name in dict.fromkeys(names) if "->" in name]
 
 

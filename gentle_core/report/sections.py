@@ -81,12 +81,12 @@ def compared(g: Gathered) -> list[Method]:
     return found + [Method(f"{s.name} alone", "muted", s.oracle[10]) for s in shortcuts(g.metrics) if 10 in s.oracle]
 
 
-def direction_tables(g: Gathered) -> list[Table]:
+def direction_tables(g: Gathered, family: str = "retrieval") -> list[Table]:
     """One table a direction: R@1/5/10 and median rank of the run, the baselines and chance."""
     found = []
-    for name in directions(g.metrics):
+    for name in directions(g.metrics, family):
         query, _, target = name.partition("->")
-        prefix = f"retrieval/{name}/"
+        prefix = f"{family}/{name}/"
         figures = (*RECALLS, "median_rank")
         known = []
         for label, (role, metrics) in methods(g).items():

@@ -155,3 +155,28 @@ def test_examples_are_drawn_without_looking_at_scores_or_row_order():
     ]
     back = nearest_examples(v, u, items_v, items_u, b, a, count=99)
     assert len(back) == 30  # the four without a mate are not shown
+
+
+def test_captions_are_counted_by_both_conventions():
+    rng = np.random.default_rng(1)
+    photographs, captions = unit(rng, 12), unit(rng, 36)
+    order = rng.permutation(36)  # captions of one photograph do not stand together
+    owner = [f"p{i % 12}" for i in order]
+    z = {"image": photographs, "text": captions}
+    ids = [f"p{i}" for i in range(12)]
+    m = evaluate_embeddings(z, {"image": ids, "text": owner})
+    first = [owner.index(sample) for sample in ids]  # the first caption of each photograph, by a plain search
+    fixed = retrieval(photographs, captions[first], ids, ids, prefix="image->text")
+    back = retrieval(captions[sorted(first)], photographs, [owner[i] for i in sorted(first)], ids, prefix="text->image")
+    for key, value in (fixed | back).items():
+        assert m[key.replace("retrieval/", "retrieval_one/")] == value, key
+    assert m["retrieval_one/image->text/candidates"] == 12 and m["retrieval/image->text/candidates"] == 36
+    assert m["retrieval_one/image->text/R@5_chance"] == pytest.approx(100 * 5 / 12)
+    assert m["retrieval_one/mean/R@5"] == pytest.approx(
+        (m["retrieval_one/image->text/R@5"] + m["retrieval_one/text->image/R@5"]) / 2
+    )
+
+
+def test_one_item_a_sample_is_not_counted_twice():
+    z, samples, _ = two_towers()
+    assert not [key for key in evaluate_embeddings(z, samples) if key.startswith("retrieval_one/")]

@@ -248,6 +248,22 @@ def test_engine_extras_are_used(make_run: Make, no_drawing: None, edit_json: Edi
     assert "1abc_A" in text and "2xyz_B" in text and "mate at rank 7 of 120" in text
 
 
+def test_figures_with_one_item_a_sample_have_tables_of_their_own(
+    make_run: Make, no_drawing: None, edit_json: Edit
+) -> None:
+    run = make_run()
+    assert "one fixed item a sample" not in page_of(run).text
+
+    def add(results: dict[str, Any]) -> None:
+        test = results["splits"]["test"]
+        one = {k.replace("retrieval/", "retrieval_one/", 1): v for k, v in test.items() if k.startswith("retrieval/")}
+        test |= one | {"retrieval_one/sequence->structure/R@5": 12.3}
+
+    edit_json(run / "results.json", add)
+    text = page_of(run).text
+    assert "With one fixed item a sample" in text and "12.3" in text
+
+
 def test_a_closing_evaluation_does_not_bend_the_curve(make_run: Make) -> None:
     run = make_run()
     before = read_run(run).lines["val"][-1]
