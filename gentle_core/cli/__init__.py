@@ -17,6 +17,7 @@ COMMANDS = {
     "run": ("gentle_core.cli.run:run", "Train the towers of a recipe, evaluate, and write a report."),
     "check": ("gentle_core.cli.check:check", "Say what a run would do, or everything that is wrong with a recipe."),
     "eval": ("gentle_core.cli.evaluate:evaluate", "Evaluate a finished run on a downstream task."),
+    "study": ("gentle_core.cli.study:study", "Compare methods over numbers of pairs and seeds, with controls."),
     "report": ("gentle_core.cli.report:report", "Write the report of a run again."),
     "plugins": ("gentle_core.cli.plugins:plugins", "Show what is installed, and what is broken."),
     "sample-size": ("gentle_core.cli.sample_size:sample_size", "Say how many rows a batch needs for your embeddings."),

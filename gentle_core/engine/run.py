@@ -45,7 +45,9 @@ class RunResult:
         return self.out / "report.html"
 
 
-def run_recipe(resolved: Resolved, out: Path, resume: str = "never", display: Display | None = None) -> RunResult:
+def run_recipe(
+    resolved: Resolved, out: Path, resume: str = "never", display: Display | None = None, report: bool = True
+) -> RunResult:
     """Run a resolved recipe into `out`.
 
     Args:
@@ -53,6 +55,7 @@ def run_recipe(resolved: Resolved, out: Path, resume: str = "never", display: Di
         out: the run directory.
         resume: "never", "auto" (the newest intact checkpoint in `out`), or a checkpoint folder.
         display: where progress is shown.
+        report: whether to write the page; `gentle report` writes it later.
 
     Raises:
         GentleError: with one line that says what to do; the manifest's status says "failed" or "interrupted".
@@ -60,7 +63,8 @@ def run_recipe(resolved: Resolved, out: Path, resume: str = "never", display: Di
     session = Session(resolved, out, resume, display or Display())
     with _recorded(session):
         result = _run(session)
-    display_summary(session.display, result, build_report(result.out))
+    if report:
+        display_summary(session.display, result, build_report(result.out))
     return result
 
 

@@ -1,0 +1,1 @@
+"""Studies: methods × numbers of pairs × seeds, compared pair by pair. What `gentle study` runs."""

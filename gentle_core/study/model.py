@@ -1,0 +1,148 @@
+"""A study's file as typed objects. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from gentle_core.errors import RecipeError
+from gentle_core.recipe.draft import Findings
+from gentle_core.recipe.source import read_file
+from gentle_core.recipe.structure import Invalid, structure
+from gentle_core.suggest import did_you_mean
+
+Control = Literal["pairs_only", "equal_rows"]
+CONTROLS: tuple[Control, ...] = ("pairs_only", "equal_rows")
+
+
+def _positive(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"must be 1 or more, not {value}")
+
+
+def _shares(_: Any, __: attrs.Attribute[Any], value: tuple[float | int, ...]) -> None:
+    for share in value:
+        if isinstance(share, float) and not 0 <= share <= 1:
+            raise ValueError(f"must be shares from 0.0 to 1.0, or integers for counts, not {share}")
+        if share < 0:
+            raise ValueError(f"must be 0 or more, not {share}")
+
+
+def _distinct(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, tuple) and (len(set(value)) != len(value) or not value):
+        raise ValueError(f"must be different values, at least one, not {list(value)}")
+
+
+@attrs.frozen(kw_only=True)
+class MethodTable:
+    """`[methods.NAME]`
+
+    Attributes:
+        label: what tables call it; NAME by default.
+        settings: changes to the recipe, as tables or by dotted key.
+        search: values to try by dotted key; all combinations run, and the best on validation is used, for each number
+            of pairs by itself.
+        controls: which controls are added where the method makes use of unmatched rows: "pairs_only" is the same
+            recipe without the unpaired data, "equal_rows" is that with as many rows in all as the method sees.
+    """
+
+    label: str = ""
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    search: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict)
+    controls: tuple[Control, ...] = CONTROLS
+
+
+@attrs.frozen(kw_only=True)
+class StudyTable:
+    """A study.
+
+    Attributes:
+        recipe: what all methods share.
+        methods: by name; letters, digits, "-", "_" and "." in a name.
+        paired: values of `dataset.paired`, each a level of the study; the recipe's own where there is none.
+        seeds: how many (0, 1, …), or which. One seed serves all methods alike: same pairs, batches, first weights.
+        search_seeds: how many of the seeds a search uses.
+        settings: changes to the recipe for all methods.
+        metric: what the study is about; methods are chosen by it on "val" and compared by it on `split`.
+        also: further metrics for the tables.
+        split: where methods are compared.
+        against: methods with which all others are compared; the first one by default.
+        early_stopping: keep each run's best checkpoint by `metric` on "val", looked at ten times, unless `settings`
+            (or, for a run by epochs, the recipe) say otherwise.
+        processes: runs at a time.
+        keep: "figures" removes each run's checkpoints and model when it has finished, "all" keeps them.
+    """
+
+    recipe: Path
+    methods: Mapping[str, MethodTable]
+    name: str = ""
+    description: str = ""
+    paired: tuple[float | int, ...] = attrs.field(default=(), validator=_shares)
+    seeds: int | tuple[int, ...] = attrs.field(default=3, validator=[_positive, _distinct])
+    search_seeds: int = attrs.field(default=1, validator=_positive)
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    metric: str = "retrieval/mean/recall"
+    also: tuple[str, ...] = ("retrieval/mean/R@1", "retrieval/mean/R@10")
+    split: Literal["val", "test"] = "test"
+    against: tuple[str, ...] = ()
+    early_stopping: bool = True
+    processes: int = attrs.field(default=1, validator=_positive)
+    keep: Literal["figures", "all"] = "figures"
+
+    @property
+    def each_seed(self) -> tuple[int, ...]:
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        return self.against or tuple(self.methods)[:1]
+
+
+@attrs.frozen
+class Study:
+    """A study that was read: its table, its file, and the file's text."""
+
+    table: StudyTable
+    path: Path
+    text: str
+
+    @property
+    def title(self) -> str:
+        return self.table.name or self.path.stem
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study's file; its recipes are looked at by `gentle_core.study.plan`.
+
+    Raises:
+        RecipeError: with every problem, one line each: `file:line: key: what is wrong`.
+    """
+    layer, text = read_file(path, str(path))
+    findings = Findings(layer)
+    try:
+        table: StudyTable = structure(layer.data, StudyTable)
+    except Invalid as error:
+        raise RecipeError(findings.lines(error.faults)) from error
+    if not table.methods:
+        findings.problem(("methods",), "is empty: a study compares at least one method")
+    for name, method in table.methods.items():
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            findings.problem(("methods", name), "use letters, digits, '-', '_' and '.' in a method's name")
+        for key, values in method.search.items():
+            if not values:
+                findings.problem(("methods", name, "search", key), "is empty: give the values to try")
+    for number, name in enumerate(table.against):
+        if name not in table.methods:
+            findings.problem(("against", number), f"there is no method {name!r}{did_you_mean(name, table.methods)}")
+    for number, seed in enumerate(table.each_seed):
+        if seed < 0:
+            findings.problem(("seeds", number), f"must be 0 or more, not {seed}")
+    if not table.recipe.is_file():
+        findings.problem(("recipe",), f"there is no file {table.recipe}")
+    if findings.problems:
+        raise RecipeError(findings.lines(findings.problems))
+    return Study(table, path, text)

@@ -1,0 +1,249 @@
+"""Which runs a study consists of. Everything is resolved before the first one starts. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from gentle_core.builtin import needs
+from gentle_core.catalog import Catalog
+from gentle_core.errors import RecipeError
+from gentle_core.recipe.load import Resolved, load_recipe
+from gentle_core.recipe.structure import plain
+from gentle_core.study.model import Control, MethodTable, Study
+
+LABELS: Mapping[Control, str] = {"pairs_only": "without the unpaired data", "equal_rows": "pairs only, as many rows"}
+LOOKS = 10
+"""How often validation is looked at for early stopping."""
+
+Settings = dict[str, Any]
+
+
+@attrs.frozen
+class Variant:
+    """A method as it stands in the study's file, or one of its controls.
+
+    Attributes:
+        name: of its folder; a control's is "method+control".
+        settings: changes to the recipe, by dotted key or top-level table.
+        of: the method that it controls.
+    """
+
+    name: str
+    label: str
+    settings: Settings
+    search: Mapping[str, Sequence[Any]]
+    of: str = ""
+    control: Control | None = None
+
+    def grid(self) -> list[Settings]:
+        """All combinations of the values to try; one empty combination where there is no search."""
+        return [dict(zip(self.search, values, strict=True)) for values in itertools.product(*self.search.values())]
+
+
+@attrs.frozen
+class Job:
+    """One run.
+
+    Attributes:
+        folder: below the study's folder.
+        settings: all changes to the recipe.
+        choice: the number of the searched combination; None in a final run.
+    """
+
+    folder: str
+    variant: str
+    level: int
+    seed: int
+    settings: Settings
+    choice: int | None = None
+
+    def command(self, study: Study) -> str:
+        """The same run by hand."""
+        words = ["gentle run", str(study.table.recipe)]
+        words += [f"--set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in _flat(self.settings)]
+        return " ".join(words)
+
+
+@attrs.frozen
+class RowsSeen:
+    """A tower's rows in a run: matched and unmatched ones a step, over `steps` steps, with N pairs to draw from."""
+
+    pairs: int
+    paired: int
+    unpaired: int
+    steps: int
+
+    @property
+    def matched_rows(self) -> int:
+        return max(min(self.paired + self.unpaired, self.pairs), 1)
+
+    @property
+    def matched_steps(self) -> int:
+        return math.ceil(self.steps * (self.paired + self.unpaired) / self.matched_rows)
+
+
+@attrs.frozen
+class Plan:
+    """What a study runs.
+
+    Attributes:
+        levels: values of `dataset.paired`.
+    """
+
+    study: Study
+    catalog: Catalog
+    variants: Mapping[str, Variant]
+    levels: tuple[float | int, ...]
+
+    def searches(self) -> list[Job]:
+        """The runs that choose each variant's settings, for every level."""
+        seeds = self.study.table.each_seed[: self.study.table.search_seeds]
+        return [
+            self.job(variant, level, seed, choice)
+            for variant in self.variants.values()
+            if variant.search and variant.control != "equal_rows"
+            for level in range(len(self.levels))
+            for choice in range(len(variant.grid()))
+            for seed in seeds
+        ]
+
+    def finals(self, chosen: Mapping[tuple[str, int], int]) -> list[Job]:
+        """The runs that are compared, but for the controls with equal rows. `chosen` is the best combination by variant
+        and level."""
+        return [
+            self.job(variant, level, seed, chosen.get((variant.name, level)), final=True)
+            for level in range(len(self.levels))
+            for seed in self.study.table.each_seed
+            for variant in self.variants.values()
+            if variant.control != "equal_rows"
+        ]
+
+    def equal_rows(self, chosen: Mapping[tuple[str, int], int], rows: Mapping[tuple[str, int], RowsSeen]) -> list[Job]:
+        """The controls with equal rows: as many rows a tower and run as the method saw, all of them matched.
+
+        Batches are larger; where there are too few pairs for that, there are more steps. Settings are those chosen for
+        the control without unpaired data, where there is one."""
+        jobs = []
+        for variant in (v for v in self.variants.values() if v.control == "equal_rows"):
+            for level in range(len(self.levels)):
+                seen = rows[variant.of, level]
+                choice = chosen.get((f"{variant.of}+pairs_only", level), chosen.get((variant.of, level)))
+                changed = {"train.paired_rows": seen.matched_rows, "train.steps": seen.matched_steps}
+                for seed in self.study.table.each_seed:
+                    job = self.job(variant, level, seed, choice, final=True)
+                    jobs.append(attrs.evolve(job, settings=job.settings | changed))
+        return jobs
+
+    def job(self, variant: Variant, level: int, seed: int, choice: int | None, final: bool = False) -> Job:
+        paired = self.levels[level]
+        folder = f"runs/{variant.name}/paired-{paired}/" + ("" if final or choice is None else f"search-{choice}/")
+        searched = {} if choice is None else variant.grid()[choice]
+        settings = {**variant.settings, **searched, "dataset.paired": paired, "train.seed": seed}
+        return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, None if final else choice)
+
+    def resolve(self, job: Job) -> Resolved:
+        """The recipe of a run.
+
+        Raises:
+            RecipeError: each line names the method.
+        """
+        return _load(self.study, job.variant, job.settings, self.catalog)
+
+
+def make_plan(study: Study, catalog: Catalog) -> Plan:
+    """Lay out all runs, and resolve each variant's recipe at every level.
+
+    Raises:
+        RecipeError: with what is wrong in any of them.
+    """
+    table = study.table
+    base = load_recipe(table.recipe, catalog=catalog)
+    levels = table.paired or (base.recipe.dataset.paired,)
+    variants: dict[str, Variant] = {}
+    problems: list[str] = []
+    for name, method in table.methods.items():
+        try:
+            variants |= {v.name: v for v in _variants(study, name, method, catalog)}
+        except RecipeError as error:
+            problems += error.problems
+    plan = Plan(study, catalog, variants, levels)
+    if not problems:
+        for variant in variants.values():
+            for choice in range(len(variant.grid())) if variant.search else (None,):
+                try:
+                    for level in range(len(levels)):
+                        plan.resolve(plan.job(variant, level, table.each_seed[0], choice))
+                except RecipeError as error:
+                    problems += error.problems
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)))
+    return plan
+
+
+def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) -> Iterator[Variant]:
+    settings = _common(study) | _flattened(method.settings)
+    label = method.label or name
+    recipe = _load(study, name, settings, catalog).recipe
+    if study.table.early_stopping and not recipe.train.select:
+        settings |= {"train.select": study.table.metric}
+        if "train.evaluate_every" not in settings and recipe.train.steps:
+            settings |= {"train.evaluate_every": max(1, recipe.train.steps // LOOKS)}
+    yield Variant(name, label, settings, method.search)
+    spec = catalog.get("loss", recipe.objective.use).spec
+    if "unpaired" not in needs(spec, recipe.objective.config, lambda use: catalog.get("loss", use).spec):
+        return
+    for control in method.controls:
+        changed = settings | {"dataset.unpaired": 0.0}
+        yield Variant(f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, name, control)
+
+
+def _common(study: Study) -> Settings:
+    """What all runs of a study have in common: one split to choose on and one to compare on, no baselines beside."""
+    splits = list(dict.fromkeys(["val", study.table.split]))
+    fixed = {"evaluate.splits": splits, "baseline.pairs_only": False, "baseline.cca": False}
+    return _flattened(study.table.settings) | fixed
+
+
+def _load(study: Study, variant: str, settings: Settings, catalog: Catalog) -> Resolved:
+    try:
+        return load_recipe(study.table.recipe, settings, catalog)
+    except RecipeError as error:
+        raise RecipeError(
+            [f"{study.path}: methods.{variant}: {problem.removeprefix('override ')}" for problem in error.problems]
+        ) from error
+
+
+def _flattened(settings: Mapping[str, Any]) -> Settings:
+    """Tables as dotted keys, but for a component's own table, which stays whole with its `use`."""
+    return dict(_flat(settings))
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "use" not in value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it on one line."""
+    value = plain(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def folder_of(study: Study, out: Path | None) -> Path:
+    """`out`, or studies/<file's name> below the working directory."""
+    return out or Path("studies") / study.path.stem

@@ -1,0 +1,104 @@
+"""Whole studies."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from gentle_core.cli.study import study as command
+from gentle_core.engine.progress import Display
+from gentle_core.errors import GentleError
+from gentle_core.study.execute import Workers
+from gentle_core.study.run import run_study
+
+from .conftest import STUDY, TOY
+
+
+@pytest.fixture
+def carry_out(plan_of, tmp_path):
+    def run(text=STUDY, processes=1):
+        return run_study(plan_of(text), Workers(tmp_path / "out", processes, (str(TOY),)), Display(quiet=True))
+
+    return run
+
+
+def mtimes(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("results.json")}
+
+
+def test_a_study_from_end_to_end_and_again(carry_out, tmp_path):
+    results = carry_out()
+    out = tmp_path / "out"
+    assert not results.failures
+    assert results.pairs == (12, 48)
+    assert [s.taken for s in results.searches] == [1, 1]  # a rate of 1e-9 learns nothing
+    written = json.loads((out / "study.json").read_text())
+    assert written["contrasts"][0]["first"] == "gentle" and written["contrasts"][0]["second"] == "gentle+pairs_only"
+    values = written["methods"]["gentle"]["values"]["retrieval/mean/recall"]
+    one = json.loads((out / "runs/gentle/paired-12/seed-1/results.json").read_text())
+    assert values[0]["1"] == one["splits"]["test"]["retrieval/mean/recall"]
+    for name in ("study.md", "study.html"):
+        text = (out / name).read_text()
+        assert "Gentle" in text or "gentle" in text
+        assert "12 pairs" in text and "48 pairs (0.5)" in text
+        assert "Fewer than three seeds" in text
+    assert not list(out.rglob("model.safetensors"))  # keep = "figures"
+    before = mtimes(out)
+    assert len(before) == 4 + 12 + 4
+    carry_out()
+    assert mtimes(out) == before  # nothing that has finished is run again
+
+
+def test_the_pairs_are_the_same_for_all_methods(carry_out, tmp_path):
+    carry_out()
+    seen = {
+        path.parent.parent.parent.name: json.loads(path.read_text())["data"]["pairs"]
+        for path in (tmp_path / "out").glob("runs/*/paired-12/seed-0/manifest.json")
+    }
+    assert seen == dict.fromkeys(("clip", "gentle", "gentle+pairs_only", "gentle+equal_rows"), 12)
+    equal = json.loads((tmp_path / "out/runs/gentle+equal_rows/paired-12/seed-0/manifest.json").read_text())["data"]
+    assert (equal["paired_rows"], equal["steps"], set(equal["unpaired_rows"].values())) == (10, 6, {0})
+
+
+def test_a_broken_off_study_goes_on(carry_out, tmp_path):
+    first = carry_out().as_json()
+    broken = tmp_path / "out/runs/gentle/paired-12/seed-1"
+    manifest = json.loads((broken / "manifest.json").read_text())
+    (broken / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    (broken / "results.json").unlink()
+    assert carry_out().as_json() == first
+
+
+def test_processes_give_the_same_figures(carry_out, tmp_path, plan_of):
+    text = 'recipe = "toy.toml"\npaired = [12]\nseeds = 2\n[methods.gentle]\ncontrols = []\n'
+    alone = carry_out(text)
+    (tmp_path / "out").rename(tmp_path / "alone")
+    assert carry_out(text, processes=2).as_json() == alone.as_json()
+
+
+def test_a_run_that_fails_is_told_and_the_others_count(carry_out, tmp_path):
+    text = 'recipe = "toy.toml"\nseeds = 1\n[methods.a]\ncontrols = []\n[methods.b]\nsettings.dataset.nan_at = 3\n'
+    results = carry_out(text + "controls = []\n")
+    assert len(results.failures) == 1 and "runs/b/" in results.failures[0] and "not finite" in results.failures[0]
+    assert results.values["retrieval/mean/recall"]["a"][0] and not results.values["retrieval/mean/recall"]["b"][0]
+    assert "A run gave no figures" in (tmp_path / "out/study.html").read_text()
+
+
+def test_a_metric_that_no_run_has_is_an_error(carry_out):
+    text = 'recipe = "toy.toml"\nseeds = 1\nmetric = "nonsense"\nearly_stopping = false\n[methods.a]\ncontrols = []\n'
+    with pytest.raises(GentleError, match="no run of .* gave 'nonsense'"):
+        carry_out(text)
+
+
+def test_changed_settings_are_refused(carry_out):
+    text = 'recipe = "toy.toml"\nseeds = 1\n[methods.a]\ncontrols = []\nsettings.train.steps = 3\n'
+    carry_out(text)
+    with pytest.raises(GentleError, match=r"made with other settings \(train.steps\)"):
+        carry_out(text.replace("steps = 3", "steps = 4"))
+
+
+def test_the_command_counts_its_runs(write_study):
+    found = CliRunner().invoke(command, [str(write_study()), "--dry-run", "--plugin", str(TOY)])
+    assert found.exit_code == 0, found.output
+    assert "4 runs of a search, 16 runs that are compared" in found.output
+    assert "gentle+equal_rows" in found.output
