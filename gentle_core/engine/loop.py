@@ -204,7 +204,8 @@ class Trainer:
             if math.isfinite(value) and self.best.take(value, f"step-{self.step:08d}", table.keep_best):
                 self.save()
                 saved = True
-        if not saved and (last or interrupt.name or (table.save_every and self.step % table.save_every == 0)):
+        due = table.checkpoint_every and self.step % table.checkpoint_every == 0
+        if not saved and (last or interrupt.name or due):
             self.save()
         if interrupt.name and not last:
             raise Interrupted(

@@ -161,7 +161,7 @@ class TrainTable:
             batch: embeddings first, then the objective once, then the chunks again with the same randomness.
         precision: "float32" or "bfloat16" (autocast in the towers; losses stay in float32).
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
-        evaluate_every, save_every, log_every: in steps; 0 for only at the end.
+        evaluate_every, checkpoint_every, log_every: in steps; 0 for only at the end.
         keep_last, keep_best: how many checkpoints stay: of the newest, and of those with the best `select`.
         select: a validation metric ("retrieval/mean/R@10", "retrieval/sequence->structure/R@10", "sdd") whose best
             checkpoint becomes the model; empty for the last.
@@ -187,7 +187,7 @@ class TrainTable:
     precision: Literal["float32", "bfloat16"] = "float32"
     adversary_rate: float = attrs.field(default=1e-2, validator=_above_0)
     evaluate_every: int = attrs.field(default=0, validator=_at_least(0))
-    save_every: int = attrs.field(default=0, validator=_at_least(0))
+    checkpoint_every: int = attrs.field(default=0, validator=_at_least(0))
     log_every: int = attrs.field(default=10, validator=_at_least(0))
     keep_last: int = attrs.field(default=2, validator=_at_least(1))
     keep_best: int = attrs.field(default=1, validator=_at_least(1))

@@ -61,26 +61,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(toy_run):
 @pytest.mark.parametrize("extra", [{}, {"train.accumulate": 3}, {"train.workers": 1}])
 def test_resuming_gives_the_same_bits(toy_run, extra):
     straight = toy_run("straight", extra)
-    part = toy_run("part", extra | {"train.save_every": 3, "train.keep_last": 5})
+    part = toy_run("part", extra | {"train.checkpoint_every": 3, "train.keep_last": 5})
     kept = part.out / "checkpoints" / "step-00000003"
     for folder in steps_in(part.out / "checkpoints"):
         if folder != kept:
             for file in folder.iterdir():
                 file.unlink()
             folder.rmdir()
-    again = toy_run("part", extra | {"train.save_every": 3, "train.keep_last": 5}, resume="auto")
+    again = toy_run("part", extra | {"train.checkpoint_every": 3, "train.keep_last": 5}, resume="auto")
     assert digest(again) == digest(straight)
     for one, two in zip(lines(straight), lines(again), strict=True):
         assert {k: one[k] for k in STEADY} == {k: two[k] for k in STEADY}
 
 
 def test_a_damaged_checkpoint_is_passed_over(toy_run):
-    part = toy_run("part", {"train.save_every": 3, "train.keep_last": 5})
+    part = toy_run("part", {"train.checkpoint_every": 3, "train.keep_last": 5})
     newest = steps_in(part.out / "checkpoints")[0]
     (newest / "model.safetensors").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match="not an intact checkpoint"):
         load_checkpoint(newest)
-    again = toy_run("part", {"train.save_every": 3, "train.keep_last": 5}, resume="auto")
+    again = toy_run("part", {"train.checkpoint_every": 3, "train.keep_last": 5}, resume="auto")
     notices = json.loads((again.out / "manifest.json").read_text())["notices"]
     assert any("trying the one before it" in notice for notice in notices)
     assert digest(again) == digest(toy_run("straight"))
@@ -224,7 +224,7 @@ def test_a_step_that_is_not_taken_leaves_the_statistics_of_normalisation_alone(t
         toy_run("stopped", norm)
     run = toy_run("skipped", norm | {"train.on_nonfinite": "skip"})
     (first, *_) = not_finite(run.out)
-    before = toy_run("before", norm | {"train.save_every": first["step"], "train.on_nonfinite": "skip",
+    before = toy_run("before", norm | {"train.checkpoint_every": first["step"], "train.on_nonfinite": "skip",
                                        "train.keep_last": 99})  # fmt: skip
     name = f"step-{first['step']:08d}"
     stopped, straight = (load_checkpoint(before.out.parent / r / "checkpoints" / name) for r in ("stopped", "before"))

@@ -37,7 +37,7 @@ head = { dimension = 8, hidden = 16 }
 [train]
 steps = 120
 batch_size = 8
-save_every = 1
+checkpoint_every = 1
 [baseline]
 cca = false
 [evaluate]
@@ -85,7 +85,7 @@ def test_sigterm_leaves_a_checkpoint_sigkill_too_and_the_rest_gives_the_same_bit
 
     code, error = Process(tmp_path, "run", "--resume", "auto").finish()
     assert code == 0, error
-    code, error = Process(tmp_path, "straight", "--set", "train.save_every=0").finish()
+    code, error = Process(tmp_path, "straight", "--set", "train.checkpoint_every=0").finish()
     assert code == 0, error
 
     class Run:
@@ -162,7 +162,7 @@ def test_sigkill_at_every_write_step_leaves_a_whole_checkpoint(tmp_path, again):
 def test_a_run_killed_at_any_file_event_resumes_to_the_same_bits(toy_run, tmp_path):
     """Events of a whole run, from the first file to the report; each resumed and compared with a run in one go."""
     torch.set_num_threads(1)  # a fork has no other threads
-    options = {"train.save_every": 2, "train.select": "retrieval/mean/R@1", "train.evaluate_every": 2}
+    options = {"train.checkpoint_every": 2, "train.select": "retrieval/mean/R@1", "train.evaluate_every": 2}
     expected = digest(toy_run("straight", options))
     event, alive = 0, False
     while not alive:
@@ -205,7 +205,7 @@ def small_disk(tmp_path):
 
 
 def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(toy_run, tmp_path, small_disk):
-    options = {"train.save_every": 1, "train.keep_last": 99, "train.log_every": 1}
+    options = {"train.checkpoint_every": 1, "train.keep_last": 99, "train.log_every": 1}
     with pytest.raises(CheckpointError, match=r"cannot write .*No space left on device"):
         toy_run("disk/run", options)
     kept = steps_in(small_disk / "run/checkpoints")
@@ -217,7 +217,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(toy_run, tmp_p
 
 def test_a_run_whose_writes_fail_goes_on_when_there_is_room(toy_run, tmp_path, monkeypatch):
     """The same where nothing can be mounted: every file has a largest size that the second checkpoint exceeds."""
-    options = {"train.save_every": 2, "train.keep_last": 99}
+    options = {"train.checkpoint_every": 2, "train.keep_last": 99}
     write, calls = checkpoint.write_durably, itertools.count()
 
     def full(path, data):
