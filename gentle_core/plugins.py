@@ -75,7 +75,7 @@ def discover(*, enabled: bool = True, allow: Iterable[str] | None = None, files:
     Args:
         enabled: False leaves out all that is installed beside the core (files still load).
         allow: owners or distributions that may load; None reads GENTLE_PLUGINS, and without that all may.
-        files: single-file plugins.
+        files: single-file plugins. They load when `enabled` is False too, but an allow-list must name them.
 
     Returns:
         The catalog. Its `problems` tell what could not be used; this function itself never raises for a plugin.
@@ -85,18 +85,26 @@ def discover(*, enabled: bool = True, allow: Iterable[str] | None = None, files:
         _Source(CORE, "gentle-core", _core_version(), PLUGINS, partial(importlib.import_module, "gentle_core.builtin"))
     )
     sources = list(_installed(finder.problems if enabled else []))
-    permitted = _allow_list(allow) if enabled else set()
+    listed = _allow_list(allow)
+    permitted = listed if enabled else set()
+    paths = {file: Path(file).expanduser().resolve() for file in files}
     for source in sources:
         if permitted is None or permitted & source.names:
             finder.take(source)
         else:
             finder.left_out[source.owner] = "GENTLE_PLUGINS does not name it" if enabled else "plugins are switched off"
-    for name in sorted((permitted or set()) - {n for s in sources for n in s.names} - {CORE, "gentle-core"}):
+    known = {n for s in sources for n in s.names} | {_normal(path.stem) for path in paths.values()}
+    for name in sorted((permitted or set()) - known - {CORE, "gentle-core"}):
         what, mend = "may load but is not installed", "install it, or mend GENTLE_PLUGINS"
         finder.problems.append(Problem(name, name, "", what, mend))
-    for file in files:
-        path = Path(file).expanduser().resolve()
-        finder.take(_Source(path.stem, str(file), "", PLUGINS, partial(_import_file, path)))
+    for file, path in paths.items():
+        source = _Source(path.stem, str(file), "", PLUGINS, partial(_import_file, path))
+        if listed is None or listed & source.names:
+            finder.take(source)
+        else:
+            finder.left_out[source.owner] = "GENTLE_PLUGINS does not name it"
+            what, mend = "is not loaded, since GENTLE_PLUGINS does not name it", f"add {path.stem!r} there to trust it"
+            finder.problems.append(Problem(source.owner, str(file), "", what, mend))
     return Catalog(finder.entries.values(), finder.plugins, finder.problems, finder.left_out)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,18 +66,26 @@ def content_key(item: Any) -> bytes:
     return digest.digest()
 
 
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise DataError(f"{path} is a symbolic link; the feature cache holds plain files and folders only: remove it")
+
+
 class FeatureStore:
     """Rows of features on disk under `root/key/`, by content key."""
 
     def __init__(self, root: Path, key: str):
-        self.folder = root / "features" / key[:40]
+        safe = re.fullmatch(r"[A-Za-z0-9_-]+", key)  # a plugin's fingerprint, which becomes a folder's name
+        self.folder = (
+            root / "features" / (key if safe else hashlib.blake2b(key.encode(), digest_size=20).hexdigest())[:40]
+        )
         self.rows: dict[bytes, Tensor] = {}
+        _refuse_link(self.folder)
         for shard in sorted(self.folder.glob("*.safetensors")):
             self._read(shard)
 
     def _read(self, shard: Path) -> None:
-        if shard.is_symlink():
-            raise DataError(f"{shard} is a symbolic link; the feature cache holds plain files only: remove it")
+        _refuse_link(shard)
         try:
             content = load_file(shard)
             keys, features = content["keys"].numpy(), content["features"]

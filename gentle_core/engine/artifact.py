@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ def save_model(folder: Path, model: AlignedModel, resolved: Resolved, facts: Map
     replace_durably(folder / CONFIG, (json.dumps(dict(facts), indent=1, default=str) + "\n").encode())
 
 
+def _extends(recipe: Path) -> bool:
+    try:
+        return "extends" in tomllib.loads(recipe.read_text())
+    except (OSError, ValueError):
+        return False  # load_recipe says what is wrong
+
+
 def load_model(folder: Path, device: str = "cpu", catalog: Catalog | None = None) -> AlignedModel:
     """A saved model (a run's `model/`, or the run itself), in eval mode.
 
@@ -53,6 +61,8 @@ def load_model(folder: Path, device: str = "cpu", catalog: Catalog | None = None
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{folder} holds no model ({WEIGHTS} is missing); give a run that has finished")
+    if _extends(folder / RECIPE):
+        raise CheckpointError(f"{folder / RECIPE} extends another file; a model's recipe stands by itself")
     resolved = load_recipe(folder / RECIPE, catalog=discover() if catalog is None else catalog)
     builder = Builder(recipe=resolved.recipe, catalog=resolved.catalog, notify=lambda _: None, load_weights=False)
     model = builder.model()

@@ -188,7 +188,7 @@ def _hash(path: Path) -> str:
 
 def steps_in(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first, whether intact or not."""
-    return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True)
+    return sorted((p for p in folder.glob("step-*") if p.is_dir() and not p.is_symlink()), reverse=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

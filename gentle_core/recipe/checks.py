@@ -61,6 +61,13 @@ def tower_names(draft: Draft) -> None:
             draft.findings.problem(("towers", name), "a tower's name is made of letters, digits, '_' and '-'")
 
 
+def run_name(draft: Draft) -> None:
+    """A recipe that is no file names its run directory."""
+    name = draft.fields.get("name", "")
+    if re.search(r"[/\\\0]", name) or name.startswith("."):
+        draft.findings.problem(("name",), "names the run directory: no '/' or '\\' in it, and no '.' at its start")
+
+
 def modalities(draft: Draft) -> None:
     """Dataset, encoder and augmentations of a tower must agree with the tower's modality."""
     catalog, findings, dataset = draft.catalog, draft.findings, draft.dataset.entry
@@ -235,6 +242,7 @@ def selection(draft: Draft) -> None:
 CHECKS: tuple[Callable[[Draft], None], ...] = (
     required_distributions,
     tower_names,
+    run_name,
     modalities,
     objective_fits,
     pairs_name_towers,

@@ -386,6 +386,7 @@ def test_run_with_a_single_file_plugin(
         "def gentle_encoders():\n"
         "    return [EncoderSpec(name='mine', modality='text', target='toy_solo:build', summary='')]\n"
     )
+    monkeypatch.setenv("GENTLE_PLUGINS", "toy,toy_solo")
     arguments = ["run", "recipe.toml", "--plugin", "toy_solo.py", "--set", "towers.right.encoder.use=mine"]
     assert invoke(arguments) == 0
     assert engine[0]["recipe"].towers["right"].encoder.use == "toy_solo/mine"
