@@ -18,7 +18,7 @@ from gentle_core.suggest import close_to, did_you_mean, listed
 _REFERENCE = re.compile(r"(?:(?P<owner>[\w.-]+)/)?(?P<name>[\w.-]+)")
 _ARTICLES = {"encoder": "an encoder", "augmentation": "an augmentation"}
 
-FIRST_PARTY = {"protein": "gentle-protein"}
+FIRST_PARTY = {"protein": "gentle-protein", "vision-language": "gentle-vision-language"}
 """Owners whose distribution is known even where it is not installed."""
 
 

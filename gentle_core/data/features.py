@@ -44,6 +44,8 @@ def _feed(digest: Any, value: Any) -> None:
             _feed(digest, key)
             _feed(digest, value[key])
         return
+    elif callable(getattr(value, "content", None)):  # an item that lies on disk and is read when it is needed
+        return _feed(digest, value.content())
     elif isinstance(value, Sequence):
         digest.update(f"list{len(value)}:".encode())
         for part in value:

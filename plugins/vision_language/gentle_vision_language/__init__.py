@@ -1,0 +1,1 @@
+"""Images and text for Gentle: encoders, caption datasets and augmentations."""
