@@ -28,8 +28,20 @@ from gentle_core.errors import DataError, GentleError, RecipeError
 from gentle_core.recipe.load import Resolved, differences
 from gentle_core.recipe.model import Recipe
 
-FREE_TO_CHANGE = ("engine", "report", "baseline", "evaluate", "train.workers", "train.keep_last", "train.log_every",
-                  "train.checkpoint_every", "train.on_nonfinite", "train.max_skipped", "description", "name")  # fmt: skip
+FREE_TO_CHANGE = (
+    "engine",
+    "report",
+    "baseline",
+    "evaluate",
+    "train.workers",
+    "train.keep_last",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.on_nonfinite",
+    "train.max_skipped",
+    "description",
+    "name",
+)
 """Settings that may differ when a run is resumed: they change nothing that was computed so far."""
 
 
