@@ -109,8 +109,8 @@ FINE = "@hookimpl\ndef gentle_encoders():\n    return [EncoderSpec(name='e', mod
 BROKEN_HOOKS = {
     "wrong arguments": ("@hookimpl\ndef gentle_losses(config): return []", "wrong arguments", "gentle_losses()"),
     "misspelt": ("@hookimpl\ndef gentle_loses(): return []", "did you mean 'gentle_losses'?", "rename"),
-    "raises": ("@hookimpl\ndef gentle_losses(): return 1/0", "ZeroDivisionError", "uninstall"),
-    "exits": ("@hookimpl\ndef gentle_losses(): raise SystemExit", "SystemExit", "uninstall"),
+    "raises": ("@hookimpl\ndef gentle_losses(): return 1/0", "ZeroDivisionError", "GENTLE_PLUGINS=-gentle-bad"),
+    "exits": ("@hookimpl\ndef gentle_losses(): raise SystemExit", "SystemExit", "GENTLE_PLUGINS=-gentle-bad"),
     "returns None": ("@hookimpl\ndef gentle_losses(): pass", "gentle_losses returns NoneType", "a list of LossSpec"),
     "returns a spec": (
         "@hookimpl\ndef gentle_losses(): return LossSpec(name='a', target='m:f', summary='')",
@@ -126,12 +126,12 @@ BROKEN_HOOKS = {
     "bad target": (
         "@hookimpl\ndef gentle_losses(): return [LossSpec(name='a', target='m.f', summary='')]",
         "target='m.f': write it as 'package.module:factory'",
-        "uninstall",
+        "GENTLE_PLUGINS=-gentle-bad",
     ),
     "unknown field": (
         "@hookimpl\ndef gentle_losses(): return [LossSpec(name='a', target='m:f', summary='', shiny=1)]",
         "unexpected keyword argument 'shiny'",
-        "uninstall",
+        "GENTLE_PLUGINS=-gentle-bad",
     ),
     "newer": (
         "@hookimpl\ndef gentle_losses(): return [LossSpec(name='a', target='m:f', summary='', api=99)]",
@@ -141,7 +141,7 @@ BROKEN_HOOKS = {
     "generator fails midway": (
         "@hookimpl\ndef gentle_losses():\n  yield LossSpec(name='a', target='m:f', summary='')\n  raise OSError('no')",
         "OSError: no",
-        "uninstall",
+        "GENTLE_PLUGINS=-gentle-bad",
     ),
 }
 
