@@ -162,6 +162,10 @@ class BuildContext:
         dimensions: embedding dimension of each tower, for losses.
         pairs: tower pairs the recipe names, for losses.
         load_weights: False when a saved model will fill in the weights: build the architecture, look for nothing.
+        dataset: for tasks: `dataset(name, options, modality)` builds a registered dataset whose items a tower of this
+            modality reads, as (full name, dataset, the modality it yields). Without a name, the one that is `labelled`.
+        trained_on: for tasks: `trained_on(tower, items)` says of each item whether one of equal content was among the
+            tower's training items; None where the training data cannot be read any more.
     """
 
     cache_dir: Any
@@ -171,3 +175,5 @@ class BuildContext:
     dimensions: Mapping[str, int] = attrs.field(factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
     load_weights: bool = True
+    dataset: Callable[[str, Mapping[str, Any], str], tuple[str, Any, str]] | None = None
+    trained_on: Callable[[str, Sequence[Any]], Sequence[bool] | None] | None = None

@@ -12,13 +12,14 @@ The module functions `needs` and `hints` ask any loss, with or without these met
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from gentle_core.hookspecs import hookimpl
 from gentle_core.schedule import Schedule, always_zero, as_weight
-from gentle_core.specs import LossSpec, Need
+from gentle_core.specs import LossSpec, Need, TaskSpec
 
 Lookup = Callable[[str], LossSpec]
 Weight = float | Schedule
@@ -261,11 +262,11 @@ def _needs_of(children: Sequence[Child], lookup: Lookup) -> frozenset[Need]:
     found: frozenset[Need] = frozenset()
     for child in children:
         spec = lookup(child.use)
-        found |= needs(spec, _config(spec, child.options), lookup)
+        found |= needs(spec, _typed(spec, child.options), lookup)
     return found
 
 
-def _config(spec: LossSpec, options: Mapping[str, Any]) -> Any:
+def _typed(spec: LossSpec, options: Mapping[str, Any]) -> Any:
     """The typed options, or None where they cannot be had in this plain way (a wrong option is reported elsewhere)."""
     try:
         return spec.config(**options)
@@ -292,8 +293,69 @@ def hints(
     found = list(ask(paired_rows, rows)) if callable(ask) else []
     for child in parts() if callable(parts) else ():
         of_child = lookup(child.use)
-        found += hints(of_child, _config(of_child, child.options), lookup, paired_rows=paired_rows, rows=rows)
+        found += hints(of_child, _typed(of_child, child.options), lookup, paired_rows=paired_rows, rows=rows)
     return found
+
+
+@attrs.frozen(kw_only=True)
+class LabelledConfig:
+    """What the tasks on labelled items share.
+
+    Attributes:
+        path: the folder of labelled items, the option `path` of the dataset; `gentle eval --data FOLDER`.
+        dataset: table { use, … }: the dataset that reads it. Without `use`, the installed one that reads folders of
+            labelled items for the tower.
+        tower: the tower whose items are classified, where several could be.
+        overlap: what happens to items that are, by content, also among the run's training items. "flag": they are
+            counted, and figures without them stand beside. "drop": they are left out. "refuse": the task stops.
+    """
+
+    path: Path | None = None
+    dataset: Mapping[str, Any] = attrs.field(factory=dict)
+    tower: str = ""
+    overlap: Literal["flag", "drop", "refuse"] = "flag"
+
+
+@attrs.frozen(kw_only=True)
+class ZeroShotConfig(LabelledConfig):
+    """Options of `core/zero-shot`.
+
+    Attributes:
+        templates: texts with {} in place of the class's name; their embeddings are averaged. Without any, the
+            dataset's own ("an aerial photograph of {}."), or the bare name.
+        names: the tower that reads the texts, where several could.
+        split: "all", or the one split of the dataset that is classified.
+    """
+
+    templates: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    names: str = ""
+    split: Literal["all", "train", "val", "test"] = "all"
+
+    @templates.validator
+    def _has_a_place(self, _: Any, value: Sequence[str]) -> None:
+        for template in value:
+            if "{}" not in template:
+                raise ValueError(f"{template!r} has no {{}} where the name of the class goes")
+
+
+@attrs.frozen(kw_only=True)
+class LinearProbeConfig(LabelledConfig):
+    """Options of `core/linear-probe`.
+
+    Attributes:
+        space: "feature" (what the encoder gives), "joint" (the aligned embedding), or "both".
+        split_seed: deals the items of a dataset without splits of its own to train, val and test (60, 20, 20 %).
+    """
+
+    space: Literal["both", "feature", "joint"] = "both"
+    split_seed: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class KnnConfig(LinearProbeConfig):
+    """Options of `core/knn`: as in `core/linear-probe`, and `k`, the number of neighbours that vote."""
+
+    k: int = attrs.field(default=5, validator=attrs.validators.ge(1))
 
 
 _GENTLE_CLIP = "Song et al. 2024, Gentle-CLIP"
@@ -363,5 +425,30 @@ def gentle_losses() -> Iterable[LossSpec]:
             summary="Gentle-CLIP's whole objective: pairs, views, MMD and SDD together",
             scope="global",
             citation=_GENTLE_CLIP,
+        ),
+    ]
+
+
+@hookimpl
+def gentle_tasks() -> Iterable[TaskSpec]:
+    return [
+        TaskSpec(
+            name="zero-shot",
+            config=ZeroShotConfig,
+            target="gentle_core.evaluate.tasks:build_zero_shot",
+            summary="Classes of labelled items by the embeddings of the classes' names, without training",
+            citation="Radford et al. 2021, arXiv:2103.00020",
+        ),
+        TaskSpec(
+            name="linear-probe",
+            config=LinearProbeConfig,
+            target="gentle_core.evaluate.tasks:build_linear_probe",
+            summary="Classes of labelled items by logistic regression on a tower's features and embeddings",
+        ),
+        TaskSpec(
+            name="knn",
+            config=KnnConfig,
+            target="gentle_core.evaluate.tasks:build_knn",
+            summary="Classes of labelled items by the nearest neighbours among a tower's features and embeddings",
         ),
     ]

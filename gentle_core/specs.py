@@ -174,16 +174,24 @@ class LossSpec(ComponentSpec):
 
 @attrs.frozen(kw_only=True)
 class DatasetSpec(ComponentSpec):
-    """A dataset; its factory returns a `Dataset`. `modalities` are those it yields."""
+    """A dataset; its factory returns a `Dataset`.
+
+    Attributes:
+        modalities: those it yields.
+        labelled: it reads a folder (option `path`) of items with an attribute "label", the name of a class: what
+            `gentle eval --data FOLDER` looks for.
+    """
 
     modalities: tuple[str, ...] = attrs.field(converter=_names, validator=[attrs.validators.min_len(1), _valid_names])
+    labelled: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class TaskSpec(ComponentSpec):
-    """A downstream evaluation for `gentle eval`; its factory returns a `Task`. `modalities` are those it reads."""
+    """A downstream evaluation for `gentle eval`; its factory returns a `Task`. `modalities` are those it reads; empty
+    for any."""
 
-    modalities: tuple[str, ...] = attrs.field(converter=_names, validator=[attrs.validators.min_len(1), _valid_names])
+    modalities: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_valid_names)
 
 
 KINDS: dict[str, type] = {

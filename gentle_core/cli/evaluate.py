@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,38 @@ from gentle_core.recipe.load import load_component
 
 @click.command("eval")
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("task")
+@click.argument("task", required=False)
+@click.option("--task", "named", metavar="TASK", help="The same as the argument TASK.")
+@click.option("--data", metavar="FOLDER", help="The task's data: the same as --set path=FOLDER.")
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", default="cpu", show_default=True, help="Where the towers run: cpu, cuda, cuda:1, mps.")
 @plugin_options
 @verbose_option
 def evaluate(
-    directory: Path, task: str, sets: tuple[str, ...], as_json: bool, device: str, find_catalog: Callable[[], Catalog]
+    directory: Path,
+    task: str | None,
+    named: str | None,
+    data: str | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+    device: str,
+    find_catalog: Callable[[], Catalog],
 ) -> None:
     """Evaluate the model of the finished run RUN on TASK, a component of kind "task".
 
     \b
-    Example:
-      gentle eval runs/protein-1 protein/fold --set path=data/fold
+    Examples:
+      gentle eval runs/protein-1 protein/fold --data data/fold
+      gentle eval runs/remote-sensing-1 --task zero-shot --data data/AID
     """
+    if task and named and task != named:
+        raise click.UsageError(f"two tasks, {task} and {named}: name one")
+    task = task or named
+    if not task:
+        raise click.UsageError("name a task: gentle eval RUN TASK; `gentle plugins list --kind task` shows them")
+    if data is not None:
+        sets = (f"path={json.dumps(data, ensure_ascii=False)}", *sets)
     if not directory.is_dir():
         raise DataError(f"there is no run directory {directory}")
     catalog = find_catalog()
@@ -41,8 +59,6 @@ def evaluate(
 
     found = evaluate_run(directory, task, sets, catalog=catalog, device=device)
     if as_json:
-        import json
-
         click.echo(json.dumps(found, indent=1, default=str))
     else:
         _table(found)
@@ -54,4 +70,4 @@ def _table(found: Mapping[str, Any]) -> None:
     for key, value in numbers.items():
         click.echo(f"{key:<{width}}  {value:.4g}")
     for key, value in dict(found.get("facts", {})).items():
-        click.echo(f"{key}: {value}")
+        click.echo(f"{key}: {value if isinstance(value, (str, int, float)) else json.dumps(value, default=str)}")

@@ -12,6 +12,7 @@ from gentle_core.catalog import Catalog
 from gentle_core.engine.artifact import load_model
 from gentle_core.engine.checkpoint import replace_durably
 from gentle_core.engine.progress import Display
+from gentle_core.engine.taskdata import TaskData
 from gentle_core.errors import ComponentError
 from gentle_core.factory import cache_folder, create
 from gentle_core.plugins import discover
@@ -47,12 +48,16 @@ def evaluate_run(
     entry = catalog.get("task", task)
     config = component_config(entry, read_sets(sets, Layer({}, {})).data)
     model = load_model(run_dir, device, catalog)
-    if not any(catalog.reads(wanted, has) for wanted in entry.spec.modalities for has in model.towers.values()):
+    wanted = entry.spec.modalities
+    if wanted and not any(catalog.reads(one, has) for one in wanted for has in model.towers.values()):
         raise ComponentError(
             f"{entry.full_name} reads {' or '.join(entry.spec.modalities)}; the run's towers read "
             f"{', '.join(model.towers.values())}"
         )
-    context = BuildContext(cache_dir=cache_folder(), notify=display.warn)
+    data = TaskData(run_dir, catalog, display.warn)
+    context = BuildContext(
+        cache_dir=cache_folder(), notify=display.warn, dataset=data.dataset, trained_on=data.trained_on
+    )
     found = dict(create(entry, config, context).evaluate(model))
     folder = run_dir / "tasks"
     folder.mkdir(parents=True, exist_ok=True)
