@@ -19,7 +19,8 @@ WORDS = ("beach", "forest", "river")
 class Model:
     """Scenes are vectors that lean to their class's axis; a text leans to the axes of the words in it."""
 
-    towers = {"picture": "scene", "words": "writing"}
+    def __init__(self):
+        self.towers = {"picture": "scene", "words": "writing"}
 
     def embed(self, tower, items, space="joint"):
         rows = [self._text(item) if tower == "words" else torch.as_tensor(item) for item in items]
