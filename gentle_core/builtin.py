@@ -242,7 +242,7 @@ class OnlyRowsConfig:
     """
 
     keep: Mapping[str, str] = attrs.field(factory=dict)
-    loss: Mapping[str, Any] = attrs.field(factory=dict)
+    loss: Mapping[str, Any]
 
     @keep.validator
     def _known(self, _: Any, value: Mapping[str, str]) -> None:
@@ -359,6 +359,7 @@ class KnnConfig(LinearProbeConfig):
 
 
 _GENTLE_CLIP = "Song et al. 2024, Gentle-CLIP"
+_MEDIAN = "the bandwidth of MMD is the median distance of the batch, taken as a constant"
 
 
 @hookimpl
@@ -390,6 +391,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             target="gentle_core.losses.mmd:build",
             needs=UNPAIRED,
             summary="Maximum mean discrepancy between the modalities, Gaussian and polynomial kernel",
+            deviations={"gradient": _MEDIAN},
             scope="global",
             citation="Gretton et al. 2012, JMLR 13",
         ),
@@ -407,6 +409,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             config=SumConfig,
             target="gentle_core.losses.compose:build_sum",
             summary="Weighted, scheduled sum of registered losses",
+            example={"terms": [{"use": "core/clip"}, {"use": "core/sdd", "weight": 0.5}]},
             scope="global",
             min_modalities=1,
         ),
@@ -415,6 +418,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             config=OnlyRowsConfig,
             target="gentle_core.losses.compose:build_only_rows",
             summary="A registered loss on the matched, or on the unmatched, rows of some towers alone",
+            example={"keep": {"a": "matched"}, "loss": {"use": "core/sdd"}},
             scope="global",
             min_modalities=1,
         ),
@@ -423,6 +427,7 @@ def gentle_losses() -> Iterable[LossSpec]:
             config=GentleConfig,
             target="gentle_core.losses.compose:build_gentle",
             summary="Gentle-CLIP's whole objective: pairs, views, MMD and SDD together",
+            deviations={"gradient": _MEDIAN},
             scope="global",
             citation=_GENTLE_CLIP,
         ),

@@ -8,6 +8,7 @@ yields it, else any installed one.
 from __future__ import annotations
 
 import importlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +24,13 @@ from gentle_core.plugins import discover
 from gentle_core.recipe.load import component_config
 from gentle_core.recipe.structure import Invalid, structure
 from gentle_core.suggest import did_you_mean
-from gentle_core.testing.cases import CHECKS, Case, NotApplicable, Violation
+from gentle_core.testing.cases import CHECKS, Case, NotApplicable, Unbuilt, Violation
 
 Samples = Sequence[Any] | Callable[[], Sequence[Any]]
 
 ITEMS = 6
 """Raw items of a modality that are tried."""
+TOWERS = ("a", "b", "c")
 DIMENSION = 6
 """Of the joint space in which losses are tried."""
 
@@ -158,7 +160,13 @@ class Bench:
             ) from error
 
     def build(
-        self, entry: Entry, *, seed: int = 0, load_weights: bool = True, options: Mapping[str, Any] | None = None
+        self,
+        entry: Entry,
+        *,
+        seed: int = 0,
+        load_weights: bool = True,
+        options: Mapping[str, Any] | None = None,
+        dimensions: Mapping[str, int] | None = None,
     ) -> Any:
         """A fresh component.
 
@@ -171,16 +179,18 @@ class Bench:
         config = self.config(entry) if options is None else component_config(entry, options)
         torch.manual_seed(seed)
         try:
-            return create(entry, config, self.context(seed, load_weights))
+            return create(entry, config, self.context(seed, load_weights, dimensions))
         except GentleError as error:
             if not isinstance(error, ComponentError) and not self.options(entry):
                 raise NotApplicable(
                     f"it cannot be built with its defaults here ({one_line(error)}): give the spec an example={{…}}"
                 ) from error
-            raise Violation(f"it cannot be built: {one_line(error)}", _mend_building(error)) from error
+            raise Unbuilt(f"it cannot be built: {one_line(error)}", _mend_building(error)) from error
 
-    def context(self, seed: int = 0, load_weights: bool = True) -> BuildContext:
-        """A context like the one of a run with two towers, "a" and "b"."""
+    def context(
+        self, seed: int = 0, load_weights: bool = True, dimensions: Mapping[str, int] | None = None
+    ) -> BuildContext:
+        """A context like the one of a run with the towers "a", "b" and "c"."""
 
         def part(use: str, options: Mapping[str, Any]) -> Any:
             entry = self.catalog.get("loss", use)
@@ -189,8 +199,8 @@ class Bench:
         cache = self.folder / "cache"
         cache.mkdir(exist_ok=True)
         context = BuildContext(
-            cache_dir=cache, seed=seed, load_weights=load_weights, loss=part, pairs=(("a", "b"),),
-            dimensions={"a": DIMENSION, "b": DIMENSION},
+            cache_dir=cache, seed=seed, load_weights=load_weights, loss=part,
+            pairs=tuple(itertools.combinations(TOWERS, 2)), dimensions=dimensions or dict.fromkeys(TOWERS, DIMENSION),
         )  # fmt: skip
         return context
 

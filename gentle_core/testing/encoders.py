@@ -350,7 +350,7 @@ def parameters(subject: Subject) -> None:
     declare = subject.spec.parameters
     count = None if declare is None else declare(subject.config())
     if count is None:
-        raise NotApplicable("its spec declares no number of parameters")
+        return
     true = sum(p.numel() for p in subject.build().parameters())
     if count != true:
         raise Violation(f"its spec declares {count} parameters, it has {true}", "mend the spec's `parameters` function")

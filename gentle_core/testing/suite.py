@@ -9,7 +9,7 @@ from typing import Any
 
 from gentle_core.errors import GentleError
 from gentle_core.testing.bench import Bench, Samples, Subject, one_line
-from gentle_core.testing.cases import Case, NotApplicable, Outcome, Violation, expected
+from gentle_core.testing.cases import Case, NotApplicable, Outcome, Unbuilt, Violation, expected
 from gentle_core.testing.isolation import no_network, random_states
 
 
@@ -43,7 +43,7 @@ def conformance(
 
     bench = Bench(plugin, configs=configs, samples=samples, files=files, only=only)
     cases = bench.cases()
-    reasons = expected(cases, expected_failures or {})
+    reasons = expected(cases, expected_failures or {}, configs or {})
 
     @pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
     def test_conformance(case: Case) -> None:
@@ -77,6 +77,10 @@ def _isolated(bench: Bench, case: Case) -> Outcome:
 def _tried(bench: Bench, case: Case) -> Outcome:
     try:
         case.check.run(Subject(bench, case.entry))  # type: ignore[arg-type]
+    except Unbuilt as violation:
+        if case.check.name != "builds":
+            return Outcome(case, "skipped", "it cannot be built")
+        return Outcome(case, "failed", str(violation) + _where(violation.__cause__))
     except Violation as violation:
         return Outcome(case, "failed", str(violation) + _where(violation.__cause__))
     except NotApplicable as reason:

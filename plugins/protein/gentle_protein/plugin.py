@@ -76,6 +76,7 @@ def gentle_datasets() -> list[DatasetSpec]:
         ),
         DatasetSpec(
             name="structures",
+            example="gentle_protein.examples:structures",
             modalities=BOTH,
             config=datasets.StructuresConfig,
             target="gentle_protein.datasets.structures:build",
@@ -83,6 +84,7 @@ def gentle_datasets() -> list[DatasetSpec]:
         ),
         DatasetSpec(
             name="cath",
+            example="gentle_protein.examples:cath",
             modalities=BOTH,
             config=datasets.CathConfig,
             target="gentle_protein.datasets.cath:build",
@@ -137,6 +139,7 @@ def gentle_tasks() -> list[TaskSpec]:
     return [
         TaskSpec(
             name="fold",
+            example="gentle_protein.examples:fold",
             modalities=BOTH,
             config=tasks.FoldConfig,
             target="gentle_protein.tasks.classify:build_fold",
@@ -146,6 +149,7 @@ def gentle_tasks() -> list[TaskSpec]:
         ),
         TaskSpec(
             name="reaction",
+            example="gentle_protein.examples:reaction",
             modalities=BOTH,
             config=tasks.ReactionConfig,
             target="gentle_protein.tasks.classify:build_reaction",
@@ -155,6 +159,7 @@ def gentle_tasks() -> list[TaskSpec]:
         ),
         TaskSpec(
             name="ec",
+            example="gentle_protein.examples:ec",
             modalities=BOTH,
             config=tasks.EcConfig,
             target="gentle_protein.tasks.function:build_ec",
@@ -163,6 +168,7 @@ def gentle_tasks() -> list[TaskSpec]:
         ),
         TaskSpec(
             name="go",
+            example="gentle_protein.examples:go",
             modalities=BOTH,
             config=tasks.GoConfig,
             target="gentle_protein.tasks.function:build_go",

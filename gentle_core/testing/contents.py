@@ -1,0 +1,17 @@
+"""What an item or a batch holds, as something that can be compared."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from gentle_core.data.features import content_key
+from gentle_core.errors import DataError
+
+
+def content(value: Any) -> bytes:
+    """A hash of what `value` holds; its pickle where it is of a kind that cannot be hashed."""
+    try:
+        return content_key(value)
+    except DataError:
+        return pickle.dumps(value)
