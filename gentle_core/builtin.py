@@ -353,7 +353,11 @@ class LinearProbeConfig(LabelledConfig):
 
 @attrs.frozen(kw_only=True)
 class KnnConfig(LinearProbeConfig):
-    """Options of `core/knn`: as in `core/linear-probe`, and `k`, the number of neighbours that vote."""
+    """Options of `core/knn`; the others are those of `core/linear-probe`.
+
+    Attributes:
+        k: the number of neighbours that vote.
+    """
 
     k: int = attrs.field(default=5, validator=attrs.validators.ge(1))
 

@@ -16,11 +16,12 @@ from gentle_core.testing.bench import DIMENSION, TOWERS, Subject
 from gentle_core.testing.cases import NotApplicable, Unbuilt
 
 PROVIDED = {"pairs", "unpaired", "views", "raw", "labels"}
+CLASSES = 3
 
 
 @attrs.define
 class Inputs:
-    """Projections before normalisation, by tower: leaves (2 views, rows, dimension), ids (rows,), labels (rows,)."""
+    """Projections before normalisation, by tower: leaves (2 views, rows, dimension), ids (rows,), labels (rows, …)."""
 
     leaves: dict[str, Tensor]
     ids: dict[str, Tensor]
@@ -111,8 +112,31 @@ def make_inputs(
             own[:pairs] = torch.arange(pairs)
         elif pairs:
             own[rows - pairs :] = torch.arange(pairs).flip(0)
-        ids[name], labels[name] = own, torch.arange(rows) % 3
-    return Inputs(leaves, ids, wanted, labels)
+        ids[name], labels[name] = own, torch.arange(rows) % CLASSES
+    inputs = Inputs(leaves, ids, wanted, labels)
+    if "labels" in wanted and _wants_columns(subject, inputs):
+        inputs.labels = {name: _columns(own) for name, own in labels.items()}
+    return inputs
+
+
+def _columns(labels: Tensor) -> Tensor:
+    """Labels as 0 and 1 (rows, classes); every row has its own class and some have a second."""
+    table = F.one_hot(labels, CLASSES)
+    table[::4, 0] = 1
+    return table.float()
+
+
+def _wants_columns(subject: Subject, inputs: Inputs) -> bool:
+    """Whether the loss reads labels as columns of 0 and 1: it then refuses class numbers."""
+
+    def probe() -> bool:
+        try:
+            evaluate(subject.build().double(), inputs.to(torch.float64))
+        except Exception:
+            return True
+        return False
+
+    return subject.bench.remembered(f"labels of {subject.entry.full_name}", probe)
 
 
 def evaluate(loss: Any, inputs: Inputs, *, views: bool = True, **context: Any) -> LossOut:

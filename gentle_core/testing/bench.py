@@ -302,8 +302,8 @@ def imported(target: str) -> Any:
 
 def one_line(error: BaseException) -> str:
     """An exception as one line; what a user is told as it stands, anything else with its type."""
-    text = str(error) if isinstance(error, (GentleError, Violation)) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, (GentleError, Violation)) else f"{type(error).__name__}: {text}"
 
 
 def _spread(items: Sequence[Any]) -> list[Any]:
