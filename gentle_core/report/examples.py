@@ -66,7 +66,7 @@ def _example(embeddings: Mapping[str, Points], a: str, b: str, row: int) -> Exam
 
 
 def _attributes(points: Points, row: int) -> str:
-    return note({name: column[row].item() for name, column in points.attributes.items()})
+    return note({name: column[row].item() for name, column in points.attributes.items() if column.ndim == 1})
 
 
 def note(attributes: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gentle_core.api import LossSpec, ModalitySpec, hookimpl
+from gentle_core.api import DatasetSpec, LossSpec, ModalitySpec, hookimpl
+from gentle_remote_sensing.datasets import config as datasets
 from gentle_remote_sensing.losses import config as losses
 
 SCENE, TEXT = "aerial-image", "text"
@@ -18,6 +19,56 @@ def gentle_modalities() -> list[ModalitySpec]:
             summary="Overhead scenes: photographs from above, without an upright side",
             reads_as=("image",),
         )
+    ]
+
+
+_QU = "Qu et al. Deep semantic understanding of high resolution remote sensing image. CITS 2016"
+_BOTH = (SCENE, TEXT)
+
+
+@hookimpl
+def gentle_datasets() -> list[DatasetSpec]:
+    return [
+        DatasetSpec(
+            name="rsicd",
+            modalities=_BOTH,
+            config=datasets.KarpathyConfig,
+            target="gentle_remote_sensing.datasets.karpathy:build_rsicd",
+            summary="RSICD: scenes with five captions each (dataset_rsicd.json and RSICD_images)",
+            citation="Lu et al. Exploring models and data for remote sensing image caption generation. TGRS 56, 2017",
+        ),
+        DatasetSpec(
+            name="ucm-captions",
+            modalities=_BOTH,
+            config=datasets.KarpathyConfig,
+            target="gentle_remote_sensing.datasets.karpathy:build_ucm",
+            summary="UCM-captions: UC Merced's scenes with five captions each (dataset.json and imgs)",
+            citation=_QU,
+        ),
+        DatasetSpec(
+            name="sydney-captions",
+            modalities=_BOTH,
+            config=datasets.KarpathyConfig,
+            target="gentle_remote_sensing.datasets.karpathy:build_sydney",
+            summary="Sydney-captions: scenes of Sydney with five captions each (dataset.json and imgs)",
+            citation=_QU,
+        ),
+        DatasetSpec(
+            name="union",
+            modalities=_BOTH,
+            config=datasets.UnionConfig,
+            target="gentle_remote_sensing.datasets.karpathy:build_union",
+            summary="RSICD, UCM-captions and Sydney-captions together, as in S-CLIP; whatever of them is there",
+            citation=_S_CLIP,
+        ),
+        DatasetSpec(
+            name="scene-folder",
+            modalities=(SCENE,),
+            labelled=True,
+            config=datasets.SceneFolderConfig,
+            target="gentle_remote_sensing.datasets.folder:build",
+            summary="Labelled scenes, a folder a class: UCM, WHU-RS19, RSSCN7, AID, RESISC45 and the like",
+        ),
     ]
 
 

@@ -1,0 +1,126 @@
+"""Scenes with captions: the shared caption dataset under the name `aerial-image`, with keywords as labels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from gentle_core.api import BuildContext, DataError, ItemIndex
+from gentle_remote_sensing.datasets.config import CaptionsConfig
+from gentle_remote_sensing.datasets.names import KEYWORDS, Keywords
+from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, usable
+from gentle_vision_language.datasets.flickr8k import image_files
+from gentle_vision_language.datasets.skips import Skips
+from gentle_vision_language.datasets.text_files import read_lines
+from gentle_vision_language.items import ImageFile
+
+SCENE, TEXT = "aerial-image", "text"
+SPLITS = ("train", "val", "test")
+
+
+class SceneDataset(CaptionDataset):
+    """Scenes and captions by split. A caption's `labels` say which keywords it contains."""
+
+    def __init__(self, splits: Mapping[str, Sequence[Entry]], facts: Mapping[str, Any], keywords: Sequence[str]):
+        super().__init__(splits, {**facts, "keywords": list(keywords)}, image_modality=SCENE)
+        self._keywords = Keywords(keywords)
+        self._rows: dict[str, np.ndarray] = {}
+
+    def index(self, split: str) -> dict[str, ItemIndex]:
+        found = super().index(split)
+        if TEXT in found:
+            texts = found[TEXT]
+            rows = [self._row(str(text)) for text in self.load(TEXT, texts.items)]
+            found[TEXT] = attrs.evolve(texts, attributes={**texts.attributes, "labels": np.stack(rows)})
+        return found
+
+    def _row(self, caption: str) -> np.ndarray:
+        """(K,) bool; the captions of such data repeat each other a lot."""
+        if caption not in self._rows:
+            self._rows[caption] = self._keywords.row(caption)
+        return self._rows[caption]
+
+
+@attrs.define
+class Reader:
+    """Collects entries by split, and what could not be used."""
+
+    config: CaptionsConfig
+    context: BuildContext
+    skips: Skips = attrs.field(init=False)
+    entries: list[tuple[str, Entry]] = attrs.field(factory=list)
+    counts: Counter[str] = attrs.field(factory=Counter)
+
+    def __attrs_post_init__(self) -> None:
+        self.skips = Skips(self.config.strict)
+
+    def dataset(self, facts: Mapping[str, Any], where: Path) -> SceneDataset:
+        """The dataset of what was read and of the unmatched captions and images that the options name.
+
+        Raises DataError where nothing usable is left.
+        """
+        self._more_captions()
+        self._more_images()
+        config = self.config
+        whole = {
+            entry.id
+            for entry in usable(
+                (entry for _, entry in self.entries), self.skips, self.context,
+                min_side=config.min_side, max_pixels=config.max_pixels, check=config.check,
+            )
+        }  # fmt: skip
+        splits = {s: [e for split, e in self.entries if split == s and e.id in whole] for s in SPLITS}
+        if not any(splits.values()):
+            raise DataError("; ".join(filter(None, (f"{where}: no scene with captions", self.skips.notice()))))
+        if notice := self.skips.notice():
+            self.context.notify(notice)
+        more = {"source": str(where), "skipped": self.skips.facts(), "left_out": dict(self.counts)}
+        return SceneDataset(splits, {**more, **facts}, self.config.keywords or KEYWORDS)
+
+    def _more_captions(self) -> None:
+        for path in self.config.more_captions:
+            for number, texts in read_captions(path, self.skips):
+                kept = clean_captions(texts, f"{path}:{number}", self.skips)
+                if kept:
+                    self.entries.append(("train", Entry(f"{path.stem}:{number}", None, kept, source=str(path))))
+                    self.counts["captions_without_images"] += len(kept)
+
+    def _more_images(self) -> None:
+        for folder in self.config.more_images:
+            for name, path in image_files(folder).items():
+                entry = Entry(f"{folder.name}/{name}", ImageFile(path), (), source=str(folder))
+                self.entries.append(("train", entry))
+                self.counts["images_without_captions"] += 1
+
+
+def read_captions(path: Path, skips: Skips) -> Iterable[tuple[int, list[Any]]]:
+    """(line, captions) of a file of captions without images: JSONL, or text with a caption a line.
+
+    A line of JSON is {"captions": [...]}, {"caption": "..."}, a list of captions or one caption.
+    """
+    is_json = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
+    for number, line in read_lines(path, skips):
+        if not line.strip():
+            continue
+        if not is_json:
+            yield number, [line]
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            skips.add(f"{path}:{number}", "is no JSON", "lines that are no JSON")
+            continue
+        if isinstance(value, Mapping):
+            value = value.get("captions", value.get("caption"))
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list):
+            yield number, value
+        else:
+            skips.add(f"{path}:{number}", 'holds no "captions"', "lines without captions")
