@@ -12,7 +12,7 @@ from gentle_core.catalog import Catalog
 from gentle_core.engine.artifact import load_model
 from gentle_core.engine.checkpoint import replace_durably
 from gentle_core.engine.progress import Display
-from gentle_core.engine.taskdata import TaskData
+from gentle_core.engine.taskdata import CachedModel, TaskData
 from gentle_core.errors import ComponentError
 from gentle_core.factory import cache_folder, create
 from gentle_core.plugins import discover
@@ -58,7 +58,7 @@ def evaluate_run(
     context = BuildContext(
         cache_dir=cache_folder(), notify=display.warn, dataset=data.dataset, trained_on=data.trained_on
     )
-    found = dict(create(entry, config, context).evaluate(model))
+    found = dict(create(entry, config, context).evaluate(CachedModel(model)))
     folder = run_dir / "tasks"
     folder.mkdir(parents=True, exist_ok=True)
     content = {"task": entry.full_name, "options": {k: str(v) for k, v in _options(sets).items()}, **found}

@@ -9,19 +9,55 @@ from typing import Any
 
 import attrs
 import numpy as np
+from torch import Tensor
 
 from gentle_core.batch import BuildContext
 from gentle_core.catalog import Catalog, Entry
-from gentle_core.data.features import KEY_BYTES, content_key
+from gentle_core.data.features import KEY_BYTES, FeatureStore, content_key, encode_all
 from gentle_core.data.pools import make_pools
 from gentle_core.engine.artifact import RECIPE
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably
+from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
 from gentle_core.errors import CheckpointError, ComponentError, GentleError
 from gentle_core.factory import cache_folder, create
 from gentle_core.recipe.load import Resolved, component_config, load_recipe
 
 LOADED_AT_ONCE = 512
+
+
+class CachedModel:
+    """A model as tasks see it, with the features of frozen encoders kept on disk as in training."""
+
+    def __init__(self, model: AlignedModel):
+        self.model = model
+        self._stores: dict[str, FeatureStore | None] = {}
+
+    @property
+    def towers(self) -> dict[str, str]:
+        """Modality of each tower."""
+        return self.model.towers
+
+    def embed(self, tower: str, items: Sequence[Any], space: str = "joint") -> Tensor:
+        """See `AlignedModel.embed`."""
+        if tower not in self._stores:
+            self._stores[tower] = self._store(tower)
+        encoder = self.model.tower(tower).encoder
+        features = encode_all(
+            lambda raw: self.model.encode(tower, raw),
+            encoder.size,
+            lambda rows: [items[row] for row in rows],
+            len(items),
+            store=self._stores[tower],
+            budget=EVALUATION_BUDGET,
+        )
+        return features if space == "feature" else self.model.head(tower, features)
+
+    def _store(self, tower: str) -> FeatureStore | None:
+        if not self.model.tower(tower).frozen:
+            return None
+        key = f"{self.model.tower(tower).encoder.fingerprint()[:32]}-{self.model.precision}"
+        return FeatureStore(cache_folder(), key)
 
 
 @attrs.define
