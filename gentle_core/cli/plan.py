@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from gentle_core.batch import BuildContext, ItemIndex
-from gentle_core.builtin import GentleConfig, needs
+from gentle_core.builtin import Child, GentleConfig, needs
 from gentle_core.data.pools import make_pools
 from gentle_core.data.rows import rows_per_batch
 from gentle_core.data.streams import torch_seed
@@ -100,7 +100,16 @@ def _terms(config: Any) -> Iterator[str]:
         weight = _weight(child.weight)
         if isinstance(config, GentleConfig) and child.key == "ssl" and config.alpha != 1:
             weight = f"{_weight(config.alpha)} · {weight}"
-        yield f"{weight} · {child.use}"
+        yield f"{weight} · {_named(child)}"
+
+
+def _named(child: Child) -> str:
+    """A part's name; of one that wraps another, which rows that one sees."""
+    inner, keep = child.options.get("loss"), child.options.get("keep", {})
+    if not isinstance(inner, Mapping):
+        return child.use
+    rows = ", ".join(f"{rows} {tower}" for tower, rows in keep.items())
+    return f"{inner.get('use')} ({rows or 'all'} rows)"
 
 
 def _weight(weight: float | Schedule) -> str:
