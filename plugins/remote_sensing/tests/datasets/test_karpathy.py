@@ -48,7 +48,9 @@ def test_images_captions_splits_labels_and_keywords(rsicd, context, notices):
 
 
 def test_images_in_another_format_than_the_json_says(tmp_path, make_karpathy, make_image, context):
-    folder = make_karpathy(tmp_path / "UCM_captions", "dataset.json", {"101.tif": ("train", ["a plane ."])}, ["101.tif"])
+    folder = make_karpathy(
+        tmp_path / "UCM_captions", "dataset.json", {"101.tif": ("train", ["a plane ."])}, ["101.tif"]
+    )
     make_image(folder / "imgs" / "101.png")
     data = karpathy.build_ucm(KarpathyConfig(path=folder), context)
     assert data.index("train")["aerial-image"].attributes["label"].tolist() == ["airplane"]  # the 101st of 100 each
@@ -149,7 +151,9 @@ def test_captions_and_images_without_a_mate_join_the_training_pools(rsicd, tmp_p
     (tmp_path / "plain.txt").write_text("a line of text\n")
     make_image(tmp_path / "unlabelled" / "x.png")
     config = KarpathyConfig(
-        path=rsicd, more_captions=(tmp_path / "more.jsonl", tmp_path / "plain.txt"), more_images=(tmp_path / "unlabelled",)
+        path=rsicd,
+        more_captions=(tmp_path / "more.jsonl", tmp_path / "plain.txt"),
+        more_images=(tmp_path / "unlabelled",),
     )
     data = karpathy.build_rsicd(config, context)
     train = data.index("train")
