@@ -47,14 +47,14 @@ def run(
     """
     from pathlib import Path
 
-    from gentle_core.recipe import free_directory, load_recipe
+    from gentle_core.recipe import load_recipe
 
     changes = dict(settings or {}) | {key.replace("__", "."): value for key, value in overrides.items()}
     resolved = load_recipe(recipe, changes, catalog)
 
     from gentle_core.engine.run import run_recipe
 
-    return run_recipe(resolved, free_directory(resolved) if out is None else Path(out), resume)
+    return run_recipe(resolved, None if out is None else Path(out), resume)
 
 
 def load_model(folder: str | PathLike[str], device: str = "cpu") -> AlignedModel:

@@ -53,3 +53,7 @@ class Interrupted(GentleError):
     """SIGINT or SIGTERM: a checkpoint was left behind; `--resume auto` goes on from there."""
 
     exit_code = 75
+
+
+class RankError(GentleError):
+    """Another process of the run failed, and with it the run. The exit code is that of its error."""

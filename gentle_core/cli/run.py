@@ -33,19 +33,16 @@ def run(recipe: str, out: Path | None, sets: tuple[str, ...], resume: str, find_
       gentle run recipes/protein.toml --out runs/first --set train.steps=50 --set objective.eta=0
       gentle run recipes/protein.toml --out runs/first --resume auto
     """
-    from gentle_core.recipe import free_directory, load_recipe
+    from gentle_core.recipe import load_recipe
 
     if resume != "never" and out is None:
         raise click.UsageError("--resume needs --out: the directory of the run to go on with")
     catalog = find_catalog()
     note_problems(catalog)
     resolved = load_recipe(recipe, sets, catalog)
-    out = free_directory(resolved) if out is None else out
 
     # The recipe is sound: only now pay for torch.
     from gentle_core.engine.progress import Display
     from gentle_core.engine.run import run_recipe
 
-    display = Display()
-    display.say(f"run directory: {out}")
-    run_recipe(resolved, out, resume, display)
+    run_recipe(resolved, out, resume, Display())

@@ -19,7 +19,8 @@ from gentle_core.data.streams import stream
 @attrs.define
 class Chunk:
     """Rows that go through an encoder together: of one group ("matched" or "unmatched"), never of both, so that
-    leaving the unmatched rows out changes nothing for the matched ones.
+    leaving the unmatched rows out changes nothing for the matched ones. `number` counts the group's chunks over all
+    ranks. A chunk of no rows holds one item that is encoded for company and whose projection is dropped.
 
     `inputs` are collated items, or features (rows, width) where the encoder is frozen and cached."""
 
@@ -31,11 +32,21 @@ class Chunk:
 
 @attrs.define
 class TowerInputs:
-    """One tower's rows of a step; `views[v]` holds the chunks of view v, rows (and `labels`) in the order of `ids`."""
+    """One tower's rows of a step.
+
+    Attributes:
+        ids: (B,) of the global batch, matched rows first.
+        items: item ids of the global batch.
+        matched: how many of its rows are matched.
+        parts: for each rank, which rows of the global batch are its own.
+        views: for each view the chunks of this rank, rows in the order of `parts[rank]`.
+        labels: (B,) or (B, K) of the global batch, for an objective that needs them.
+    """
 
     ids: Tensor
     items: list[str]
     matched: int
+    parts: list[Tensor]
     views: list[list[Chunk]]
     labels: Tensor | None = None
 
@@ -64,37 +75,69 @@ class TowerSource:
 
 
 class StepDataset(TorchDataset[dict[str, TowerInputs]]):
-    """Item `step` is the whole input of that step, so any number of workers gives the same batches."""
+    """Item `step` is the input of that step, so any number of workers gives the same batches.
+
+    Each group of rows is cut into `chunks` chunks, or the next multiple of the number of ranks; each rank takes as
+    many in a row. Where the number of chunks is the same, so is what each of them holds, on any number of ranks.
+    """
 
     def __init__(
-        self, sources: Mapping[str, TowerSource], sampler: BatchSampler, seed: int, views: int = 1, chunks: int = 1
-    ):
-        self.sources, self.sampler, self.seed = sources, sampler, seed
-        self.views, self.chunks = views, chunks
+        self, sources: Mapping[str, TowerSource], sampler: BatchSampler, seed: int, views: int = 1, chunks: int = 1,
+        rank: int = 0, ranks: int = 1,
+    ):  # fmt: skip
+        self.sources, self.sampler, self.seed, self.views = sources, sampler, seed, views
+        self.rank, self.ranks, self.each = rank, ranks, -(-chunks // ranks)
 
     def __getitem__(self, step: int) -> dict[str, TowerInputs]:
         plans = self.sampler.batch(step)
         return {tower: self._tower(tower, source, plans[tower], step) for tower, source in self.sources.items()}
 
+    def _pieces(self, start: int, stop: int) -> list[list[tuple[int, range]]]:
+        """For each rank, the chunks of the rows start … stop − 1 as (number, rows): as many on each rank, some of no
+        rows where there are fewer rows than chunks."""
+        total, rows = self.each * self.ranks, stop - start
+        cuts = [start - -i * rows // total for i in range(total + 1)]
+        every = [(i, range(cuts[i], cuts[i + 1])) for i in range(total)]
+        shares = [every[r * self.each : (r + 1) * self.each] for r in range(self.ranks)]
+        most = max(sum(len(part) > 0 for _, part in share) for share in shares)
+        kept = [sorted(sorted(share, key=lambda piece: not piece[1])[:most]) for share in shares]
+        return kept
+
     def _tower(self, tower: str, source: TowerSource, plan: TowerPlan, step: int) -> TowerInputs:
+        groups = {"matched": self._pieces(0, plan.matched)}
+        groups["unmatched"] = self._pieces(plan.matched, len(plan.positions))
+        parts = [
+            torch.tensor([row for shares in groups.values() for _, rows in shares[r] for row in rows], dtype=torch.long)
+            for r in range(self.ranks)
+        ]
         items = [source.index.items[p] for p in plan.positions]
-        keys = [source.index.samples[p] for p in plan.positions[: plan.matched]]
-        keys += [f"{tower}/{item}" for item in items[plan.matched :]]
-        raw = source.load(source.modality, items) if source.features is None else []
+        mine = [(name, number, rows) for name, shares in groups.items() for number, rows in shares[self.rank]]
+        # A chunk of no rows is encoded with the first row of its group.
+        first = {"matched": 0, "unmatched": plan.matched}
+        chosen = [(name, number, len(rows), list(rows) or [first[name]]) for name, number, rows in mine]
+        wanted = sorted({row for *_, rows in chosen for row in rows})
+        raw: dict[int, Any] = {}
+        if source.features is None:
+            raw = dict(zip(wanted, source.load(source.modality, [items[r] for r in wanted]), strict=True))
         views = []
         for view in range(self.views):
             chunks = []
-            for group, start, stop in (("matched", 0, plan.matched), ("unmatched", plan.matched, len(items))):
-                for number, part in enumerate(torch.arange(start, stop).chunk(self.chunks) if stop > start else ()):
-                    rows = part.tolist()
-                    if source.features is not None:
-                        inputs = source.features[torch.from_numpy(plan.positions[rows])]
-                    else:
-                        inputs = source.collate([self._augmented(source, raw[r], keys[r], step, view) for r in rows])
-                    chunks.append(Chunk(group=group, number=number, rows=len(rows), inputs=inputs))
+            for name, number, count, rows in chosen:
+                if source.features is not None:
+                    inputs = source.features[torch.from_numpy(plan.positions[rows])]
+                else:
+                    keys = [self._key(tower, source, plan, items, r) for r in rows]
+                    inputs = source.collate(
+                        [self._augmented(source, raw[r], k, step, view) for r, k in zip(rows, keys, strict=True)]
+                    )
+                chunks.append(Chunk(group=name, number=number, rows=count, inputs=inputs))
             views.append(chunks)
         labels = None if source.labels is None else source.labels[torch.from_numpy(plan.positions)]
-        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, views, labels)
+        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, parts, views, labels)
+
+    def _key(self, tower: str, source: TowerSource, plan: TowerPlan, items: Sequence[str], row: int) -> str:
+        """What an augmentation's stream is named after: the sample of a matched row, the item of another."""
+        return source.index.samples[plan.positions[row]] if row < plan.matched else f"{tower}/{items[row]}"
 
     def _augmented(self, source: TowerSource, item: Any, key: str, step: int, view: int) -> Any:
         """Augmentations draw from streams of their own that depend on sample, step and view but not on the tower:

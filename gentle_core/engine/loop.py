@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 
 from gentle_core.batch import LossContext, LossOut
 from gentle_core.data.loader import StepDataset, TowerInputs, step_batches
+from gentle_core.engine.backend import Backend, Taken
 from gentle_core.engine.checkpoint import Checkpoint, prune, save_checkpoint
 from gentle_core.engine.interrupt import InterruptFlag
-from gentle_core.engine.optim import Optimizer
 from gentle_core.engine.progress import Display
 from gentle_core.engine.rundir import RunDirectory
 from gentle_core.engine.step import StepOut, forward_backward
 from gentle_core.engine.towers import AlignedModel, Tower
 from gentle_core.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from gentle_core.recipe.model import TrainTable
+
+NOT_TAKEN = Taken(False, math.nan, 0.0)
+"""A step whose objective was not finite."""
 
 
 def lower_is_better(metric: str) -> bool:
@@ -66,6 +70,7 @@ class Trainer:
     """Everything that a training run needs, and its state.
 
     Attributes:
+        model: the whole model, up to date after `backend.collect()`.
         measure: evaluates the model on the validation split; returns flat metrics.
         fingerprints: hashes of the frozen encoders, which a checkpoint does not hold.
     """
@@ -75,7 +80,7 @@ class Trainer:
     pairs: tuple[tuple[str, str], ...]
     model: AlignedModel
     loss: Any
-    optimizer: Optimizer
+    backend: Backend
     data: StepDataset
     run: RunDirectory
     display: Display
@@ -91,19 +96,23 @@ class Trainer:
     # -- state ------------------------------------------------------------------------------------------------------
 
     def save(self) -> str:
-        """Write a checkpoint of the state after `step` steps; returns its name."""
+        """Write a checkpoint of the state after `step` steps; returns its name. All ranks gather, rank 0 writes."""
         tensors = {
-            "model": self.model.trained_state(),
+            "model": self.backend.collect().trained_state(),
             "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state(),
+            "optimizer": self.backend.optimizer_state(),
         }
         facts = {
             "best": self.best.facts(), "fingerprints": dict(self.fingerprints), "steps": self.steps,
             "skipped": self.skipped,
         }  # fmt: skip
-        path = save_checkpoint(self.run.checkpoints, self.step, tensors, facts)
-        prune(self.run.checkpoints, self.table.keep_last, {*self.best.names, path.name})
-        return path.name
+
+        def write() -> str:
+            path = save_checkpoint(self.run.checkpoints, self.step, tensors, facts)
+            prune(self.run.checkpoints, self.table.keep_last, {*self.best.names, path.name})
+            return path.name
+
+        return self.backend.ranks.on_main(write)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -115,7 +124,7 @@ class Trainer:
                     "checkpoint was written; bring the former weights back, or start anew with another --out"
                 )
         self.load_weights(checkpoint)
-        self.optimizer.load(checkpoint.tensors["optimizer"])
+        self.backend.load(checkpoint.tensors["model"], checkpoint.tensors["optimizer"])
         self.step = int(checkpoint.facts["step"])
         self.skipped = int(checkpoint.facts["skipped"])
         best = checkpoint.facts["best"]
@@ -144,38 +153,40 @@ class Trainer:
             self._measure_untrained()
         batches = step_batches(self.data, self.step, self.steps, table.workers)
         cached = {tower: source.features is not None for tower, source in self.data.sources.items()}
-        statistics = _changing_buffers(self.model)
-        self.model.train()
+        ranks, training = self.backend.ranks, self.backend.model
+        statistics = _changing_buffers(training)
+        training.train()
         self.loss.train()
         self.display.start(name, self.steps, self.step)
         try:
             with InterruptFlag() as interrupt:
                 while self.step < self.steps:
                     began = time.perf_counter()
-                    inputs = next(batches)
-                    waited = time.perf_counter() - began
+                    talked = ranks.seconds
+                    with ranks.together():
+                        inputs = next(batches)
+                        waited = time.perf_counter() - began
                     last = self.step + 1 == self.steps
                     log = last or (table.log_every > 0 and (self.step + 1) % table.log_every == 0)
                     context = LossContext(step=self.step, steps=self.steps, pairs=self.pairs)
-                    self.optimizer.zero()
+                    self.backend.zero()
                     before = [b.clone() for b in statistics]
                     result = forward_backward(
-                        self.model, self.loss, inputs, context,
-                        seed=table.seed, cached=cached, recompute=table.accumulate > 1, term_gradients=log,
+                        self.backend, self.loss, inputs, context,
+                        seed=table.seed, cached=cached, recompute=self.data.each > 1, term_gradients=log,
                     )  # fmt: skip
-                    norm = self.optimizer.gradient_norm()
-                    finite = self._finite(result.out, norm)
-                    if finite:
-                        rate = self.optimizer.step(self.step, self.steps)
+                    taken = self.backend.step(self.step, self.steps) if result.finite else NOT_TAKEN
+                    if taken.applied:
                         self.loss.post_step(context)
                     else:
                         for buffer, value in zip(statistics, before, strict=True):
                             buffer.copy_(value)
-                        self._not_finite(result.out, norm, inputs)
+                        if not taken.rescaled:
+                            self._not_finite(result.out, taken.norm, inputs)
                     self.step += 1
-                    if log and finite:
+                    if log and taken.applied:
                         seconds = time.perf_counter() - began
-                        values = self._record(result, norm, rate, inputs, seconds, waited)
+                        values = self._record(result, taken, inputs, seconds, waited, ranks.seconds - talked)
                         self.run.log(self.step, "train", values)
                         shown = {key: values[key] for key in ("loss", *result.out.terms) if key in values}
                         self.display.advance(self.step, shown | {"rows/s": values["rows_per_second"]})
@@ -196,37 +207,36 @@ class Trainer:
 
     def _between_steps(self, last: bool, interrupt: InterruptFlag) -> None:
         table, saved = self.table, False
+        number = signal.Signals[interrupt.name].value if interrupt.name else 0
+        (number,) = self.backend.ranks.largest(number)  # one rank was asked to stop: all do, after the same step
+        asked = signal.Signals(number).name if number else ""
         if last or (table.evaluate_every and self.step % table.evaluate_every == 0):
             metrics = self.measure()
-            self.model.train()
+            self.backend.model.train()
             self.run.log(self.step, "val", metrics)
             value = metrics.get(self.best.metric, math.nan)
             if math.isfinite(value) and self.best.take(value, f"step-{self.step:08d}", table.keep_best):
                 self.save()
                 saved = True
         due = table.checkpoint_every and self.step % table.checkpoint_every == 0
-        if not saved and (last or interrupt.name or due):
+        if not saved and (last or asked or due):
             self.save()
-        if interrupt.name and not last:
+        if asked and not last:
             raise Interrupted(
-                f"{interrupt.name}: stopped after step {self.step} of {self.steps} with a checkpoint; "
+                f"{asked}: stopped after step {self.step} of {self.steps} with a checkpoint; "
                 "the same command with --resume auto goes on"
             )
 
-    def _finite(self, out: LossOut, norm: Tensor) -> bool:
-        ascending = [p.grad for p in self.optimizer.adversaries if p.grad is not None]
-        return all(bool(torch.isfinite(x).all()) for x in (out.loss, norm, *ascending))
-
-    def _not_finite(self, out: LossOut, norm: Tensor, inputs: Mapping[str, TowerInputs]) -> None:
+    def _not_finite(self, out: LossOut, norm: float, inputs: Mapping[str, TowerInputs]) -> None:
         """Write down what was in the batch; the state is that before the step. Returns if the step may be skipped."""
         bad = [name for name, term in out.terms.items() if not torch.isfinite(term)]
         what = f"term {bad[0]!r}" if bad else "the gradient" if torch.isfinite(out.loss) else "the loss"
         self.run.append_json("nonfinite.jsonl", {
             "step": self.step,
             "what": what,
-            "loss": _number(out.loss),
+            "loss": _number(out.loss.item()),
             "gradient_norm": _number(norm),
-            "terms": {name: _number(term) for name, term in out.terms.items()},
+            "terms": {name: _number(term.item()) for name, term in out.terms.items()},
             "items": {tower: given.items for tower, given in inputs.items()},
         })  # fmt: skip
         path = self.run.path / "nonfinite.jsonl"
@@ -244,11 +254,11 @@ class Trainer:
     def _record(
         self,
         result: StepOut,
-        norm: Tensor,
-        rate: float,
+        taken: Taken,
         inputs: Mapping[str, TowerInputs],
         seconds: float,
         waited: float,
+        talked: float,
     ) -> dict[str, Any]:
         out = result.out
         rows = sum(len(given.items) for given in inputs.values())
@@ -261,11 +271,15 @@ class Trainer:
         values |= {f"rows/{name}": count for name, count in out.counts.items()}
         values |= _flat(out.logs)
         values |= {
-            "learning_rate": rate,
-            "grad_norm": norm.item(),
+            "learning_rate": taken.rate,
+            "grad_norm": taken.norm,
             "rows_per_second": rows / max(seconds, 1e-9),
             "data_wait": waited / max(seconds, 1e-9),
         }
+        if self.backend.ranks.size > 1:
+            values["communication"] = talked / max(seconds, 1e-9)
+        if taken.scale != 1:
+            values["loss_scale"] = taken.scale
         if torch.cuda.is_available():
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return values
@@ -277,9 +291,8 @@ def _changing_buffers(module: nn.Module) -> list[Tensor]:
     return [b for b in module.buffers() if id(b) not in frozen]
 
 
-def _number(x: Tensor) -> float | str:
+def _number(value: float) -> float | str:
     """As JSON has it, which knows no NaN: "nan", "inf" and "-inf" are strings."""
-    value = x.item()
     return value if math.isfinite(value) else str(value)
 
 

@@ -1,9 +1,9 @@
-"""The optimiser: AdamW with rates of their own for heads, encoders and adversaries."""
+"""The optimisers: AdamW with rates of their own for heads, encoders, a loss's parameters and adversaries."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,68 +24,96 @@ def rate_factor(table: TrainTable, step: int, steps: int) -> float:
     return 1.0 - progress if table.schedule == "linear" else 1.0
 
 
-class Optimizer:
-    """AdamW over a model and its loss.
+def set_rates(optimizer: Any, factor: float) -> None:
+    """Give every group of a torch or DeepSpeed optimiser its peak rate times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
 
-    Matrices decay, vectors and scalars (biases, norms, the logit scale) do not. Parameters that a loss declares as
-    adversaries ascend: their gradient changes sign before the step, and they take no part in clipping.
-    """
 
-    def __init__(self, model: AlignedModel, loss: Any, recipe: Recipe):
-        self.table = recipe.train
-        groups = loss.param_groups()
-        self.adversaries: list[Tensor] = [p for p in groups.max if p.requires_grad]
-        own = {id(p) for p in (*groups.max, *groups.own)}
-        heads = [p for name in model.tower_modules for p in model.tower(name).head.parameters()]
-        heads += [p for p in groups.min if id(p) not in own]
-        self.groups: list[dict[str, Any]] = []
-        self._add(heads, self.table.learning_rate)
-        for name, table in recipe.towers.items():
-            rate = table.encoder.learning_rate or self.table.encoder_learning_rate
-            self._add(model.tower(name).encoder.parameters(), rate)
-        self.descending = [p for group in self.groups for p in group["params"]]
-        if self.adversaries:
-            self.groups.append({"params": self.adversaries, "peak": self.table.adversary_rate, "weight_decay": 0.0})
-        self.adamw = torch.optim.AdamW([dict(g, lr=g["peak"]) for g in self.groups], lr=self.table.learning_rate)
-
-    def _add(self, parameters: Iterable[Tensor], rate: float) -> None:
+def tower_groups(model: AlignedModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups of the towers: heads, then each encoder. Matrices decay, vectors (biases, norms) do not."""
+    table = recipe.train
+    groups: list[dict[str, Any]] = []
+    heads = [p for name in model.tower_modules for p in model.tower(name).head.parameters()]
+    parts: list[tuple[Iterable[Tensor], float]] = [(heads, table.learning_rate)]
+    for name, tower in recipe.towers.items():
+        rate = tower.encoder.learning_rate or table.encoder_learning_rate
+        parts.append((model.tower(name).encoder.parameters(), rate))
+    for parameters, rate in parts:
         trainable = [p for p in parameters if p.requires_grad]
         for members, decay in (
-            ([p for p in trainable if p.ndim > 1], self.table.weight_decay),
+            ([p for p in trainable if p.ndim > 1], table.weight_decay),
             ([p for p in trainable if p.ndim <= 1], 0.0),
         ):
             if members:
-                self.groups.append({"params": members, "peak": rate, "weight_decay": decay})
+                groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
+    return groups
+
+
+class LossOptimizer:
+    """AdamW over the loss's own parameters, the same on all ranks: each has the gradient of the whole batch.
+
+    Parameters that a loss declares as adversaries ascend: their gradient changes sign before the step. Neither kind
+    takes part in clipping, and neither decays unless it is a matrix that descends.
+    """
+
+    def __init__(self, loss: Any, table: TrainTable):
+        declared = loss.param_groups()
+        self.loss, self.adversaries = loss, [p for p in declared.max if p.requires_grad]
+        others = {id(p) for p in (*declared.max, *declared.own)}
+        descending = [p for p in declared.min if p.requires_grad and id(p) not in others]
+        groups: list[dict[str, Any]] = []
+        for members, rate, decay in (
+            ([p for p in descending if p.ndim > 1], table.learning_rate, table.weight_decay),
+            ([p for p in descending if p.ndim <= 1], table.learning_rate, 0.0),
+            (self.adversaries, table.adversary_rate, 0.0),
+        ):
+            if members:
+                groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
+        self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
+        self.adamw = torch.optim.AdamW(groups) if groups else None
 
     def zero(self) -> None:
-        self.adamw.zero_grad(set_to_none=True)
+        for parameter in self.loss.parameters():
+            parameter.grad = None
 
-    def gradient_norm(self) -> Tensor:
-        """Norm of the descending parameters' gradient; clips it to `train.clip`."""
-        limit = self.table.clip or math.inf
-        return nn.utils.clip_grad_norm_(self.descending, limit)
-
-    def step(self, step: int, steps: int) -> float:
-        """Take the step; returns the learning rate of the heads."""
-        factor = rate_factor(self.table, step, steps)
-        for group in self.adamw.param_groups:
-            group["lr"] = group["peak"] * factor
+    def step(self, factor: float) -> None:
+        if self.adamw is None:
+            return
+        set_rates(self.adamw, factor)
         for parameter in self.adversaries:
             if parameter.grad is not None:
                 parameter.grad.neg_()
         self.adamw.step()
-        return self.table.learning_rate * factor
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's state as flat tensors, by parameter number and slot."""
-        state = self.adamw.state_dict()["state"]
-        return {f"{number}.{slot}": value for number, slots in state.items() for slot, value in slots.items()}
+        return {} if self.adamw is None else named_state(self.adamw, self.loss, "loss")
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up a state that `state` gave."""
-        full = self.adamw.state_dict()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            number, slot = name.split(".", 1)
-            slots.setdefault(int(number), {})[slot] = value
-        self.adamw.load_state_dict({"state": slots, "param_groups": full["param_groups"]})
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        if self.adamw is not None:
+            load_named_state(self.adamw, self.loss, "loss", state)
+
+
+def named_state(optimizer: torch.optim.Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """An optimiser's state as flat tensors: "prefix.parameter/slot"."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    return {
+        f"{prefix}.{names[id(parameter)]}/{slot}": value
+        for parameter, slots in optimizer.state.items()
+        for slot, value in slots.items()
+    }
+
+
+def load_named_state(
+    optimizer: torch.optim.Optimizer, module: nn.Module, prefix: str, state: Mapping[str, Tensor]
+) -> None:
+    """Take up a state that `named_state` gave."""
+    optimizer.state.clear()
+    for name, parameter in module.named_parameters():
+        slots = {k.rpartition("/")[2]: v for k, v in state.items() if k.rpartition("/")[0] == f"{prefix}.{name}"}
+        if slots:
+            # AdamW keeps its count of steps on the CPU.
+            optimizer.state[parameter] = {
+                slot: value.clone() if slot == "step" else value.to(parameter.device, parameter.dtype, copy=True)
+                for slot, value in slots.items()
+            }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,17 @@ import numpy as np
 
 from gentle_core.engine import baselines
 from gentle_core.engine.artifact import save_model
-from gentle_core.engine.checkpoint import load_checkpoint, newest_checkpoint
+from gentle_core.engine.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from gentle_core.engine.loop import Trainer
-from gentle_core.engine.measure import compare
+from gentle_core.engine.place import find_place
 from gentle_core.engine.progress import Display
-from gentle_core.engine.session import Session
-from gentle_core.engine.splits import Embedded, Split
+from gentle_core.engine.ranks import joined
+from gentle_core.engine.session import Session, choose_device
+from gentle_core.engine.splits import Embedded
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import CheckpointError, GentleError, Interrupted
 from gentle_core.evaluate.examples import nearest_examples
-from gentle_core.recipe.load import Resolved
+from gentle_core.recipe.load import Resolved, free_directory
 from gentle_core.report.build import build_report
 
 FOLDERS = {
@@ -46,13 +49,17 @@ class RunResult:
 
 
 def run_recipe(
-    resolved: Resolved, out: Path, resume: str = "never", display: Display | None = None, report: bool = True
+    resolved: Resolved,
+    out: Path | None,
+    resume: str = "never",
+    display: Display | None = None,
+    report: bool = True,
 ) -> RunResult:
-    """Run a resolved recipe into `out`.
+    """Run a resolved recipe into `out`. Under a launcher this process is one of several that run it together.
 
     Args:
         resolved: what `load_recipe` returned.
-        out: the run directory.
+        out: the run directory; None for a new one under `runs/`.
         resume: "never", "auto" (the newest intact checkpoint in `out`), or a checkpoint folder.
         display: where progress is shown.
         report: whether to write the page; `gentle report` writes it later.
@@ -60,25 +67,37 @@ def run_recipe(
     Raises:
         GentleError: with one line that says what to do; the manifest's status says "failed" or "interrupted".
     """
-    session = Session(resolved, out, resume, display or Display())
-    with _recorded(session):
-        result = _run(session)
-    if report:
-        display_summary(session.display, result, build_report(result.out))
+    display, engine = display or Display(), resolved.recipe.engine
+    place = find_place(os.environ)
+    device = choose_device(engine.device, place.local_rank) if place else None
+    if place and place.rank:
+        display = Display(quiet=True)
+    with joined(place, device, engine.timeout) as ranks:
+        directory = ranks.on_main(lambda: free_directory(resolved) if out is None else out)
+        display.say(f"run directory: {directory}")
+        session = Session(resolved, directory, resume, display, ranks)
+        with _recorded(session):
+            result = _run(session)
+        if report:
+            ranks.on_main(lambda: display_summary(session.display, result, build_report(result.out)))
     return result
 
 
 @contextlib.contextmanager
 def _recorded(session: Session) -> Iterator[None]:
     """Record how the run ended, whatever happens."""
+    session.ranks.last_words = session.last_words
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        cause = session.ranks.cause(error)
+        stopped = isinstance(cause, Interrupted | KeyboardInterrupt)
         session.display.stop()
         with contextlib.suppress(CheckpointError):  # on a full disk there is no room for this either
-            session.finish("interrupted" if stopped else "failed", str(error))
-        raise
+            session.finish("interrupted" if stopped else "failed", str(cause))
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         session.run.close()
 
@@ -100,11 +119,11 @@ def _run(session: Session) -> RunResult:
         held[name] = split.embed(session.model)
         results["splits"][name] = session.measured(held[name], session.loss.scorer())
         run.log(step, name, {**results["splits"][name], "final": True})
-        _save_embeddings(run.path / "embeddings", name, held[name])
-    save_model(run.model, session.model, session.resolved, {
+        _save_embeddings(session, run.path / "embeddings", name, held[name])
+    session.ranks.on_main(lambda: save_model(run.model, session.model, session.resolved, {
         "step": step, "select": trainer.best.facts(), "towers": run.manifest["towers"],
         "plugins": run.manifest["plugins"], "gentle": run.manifest["gentle"],
-    })  # fmt: skip
+    }))  # fmt: skip
     if held:
         results["examples"] = _examples(session, held)
     run.write_json("results.json", results)
@@ -116,9 +135,10 @@ def _run(session: Session) -> RunResult:
 
 def _take_best(session: Session, trainer: Trainer) -> int:
     """Make the best checkpoint the model, where the recipe selects by a metric; returns the model's step."""
+    trainer.backend.collect()
     for _, name in trainer.best.ranked:
         try:
-            chosen = load_checkpoint(session.run.checkpoints / name)
+            chosen = session.ranks.on_main(functools.partial(load_checkpoint, session.run.checkpoints / name))
         except CheckpointError as error:
             session.notice(f"{error}; the model is not the one with the best {trainer.best.metric}")
             continue
@@ -144,17 +164,22 @@ def _restore(session: Session, trainer: Trainer) -> None:
     run = session.run
     if session.resume == "never":
         return
-    if session.resume == "auto":
-        checkpoint = newest_checkpoint(run.checkpoints, session.notice)
-    else:
-        checkpoint = load_checkpoint(Path(session.resume))
+
+    def read() -> Checkpoint | None:
+        if session.resume == "auto":
+            return newest_checkpoint(run.checkpoints, session.notice)
+        return load_checkpoint(Path(session.resume))
+
+    checkpoint = session.ranks.on_main(read)
     if checkpoint is not None:
         trainer.restore(checkpoint)
         session.display.say(f"resumed from {checkpoint.path}")
     run.truncate_metrics(trainer.step)
 
 
-def _save_embeddings(folder: Path, name: str, embedded: Embedded) -> None:
+def _save_embeddings(session: Session, folder: Path, name: str, embedded: Embedded) -> None:
+    if not session.ranks.main:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(folder / f"{name}.npz", **embedded.arrays())  # type: ignore[arg-type]
@@ -170,7 +195,7 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
     if table.pairs_only:
         session.display.say("baseline: CLIP on the same pairs, for the same steps")
         folder = run.path / "baselines" / "pairs_only"
-        again = Session(baselines.pairs_only(session.resolved), folder, "auto", session.display)
+        again = Session(baselines.pairs_only(session.resolved), folder, "auto", session.display, session.ranks)
         with _recorded(again):
             _run(again)
         others[baselines.PAIRS_ONLY] = {name: split.embed(again.model) for name, split in again.splits.items()}
@@ -179,7 +204,7 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
         fresh = session.builder.model().to(session.device)
         models = {baselines.CCA_INITIAL: fresh} | ({baselines.CCA_TRAINED: trained} if trained is not None else {})
         for label, model in models.items():
-            split = Split(session.dataset, session._index("train"), session.towers, "train", session.display)
+            split = session.split("train")
             fitted = baselines.closed_form_cca(
                 model, split, session.validation, session.splits, session.pools, session.builder.pairs()[0]
             )
@@ -188,12 +213,10 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
     for label, embedded in others.items():
         results["baselines"][label] = {n: session.measured(e) for n, e in embedded.items()}
         results["comparisons"][label] = {
-            name: compare(held[name], embedded[name], session.builder.pairs(), session.recipe.train.seed)
-            for name in held
-            if name in embedded
+            name: session.compared(held[name], embedded[name]) for name in held if name in embedded
         }
         for name, part in embedded.items():
-            _save_embeddings(run.path / "baselines" / FOLDERS[label] / "embeddings", name, part)
+            _save_embeddings(session, run.path / "baselines" / FOLDERS[label] / "embeddings", name, part)
 
 
 def display_summary(display: Display, result: RunResult, report: Path) -> None:

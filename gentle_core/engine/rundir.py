@@ -21,10 +21,14 @@ from gentle_core.errors import CheckpointError, GentleError
 
 class RunDirectory:
     """Files of one run: recipe.toml, resolved.toml, manifest.json, metrics.jsonl, results.json, checkpoints/, model/,
-    embeddings/, baselines/, report.html."""
+    embeddings/, baselines/, report.html.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        writes: False on the ranks that leave writing to rank 0: what they are given to write is dropped.
+    """
+
+    def __init__(self, path: Path, writes: bool = True):
+        self.path, self.writes = path, writes
         self.manifest: dict[str, Any] = {}
         self._metrics: Any = None
 
@@ -45,6 +49,8 @@ class RunDirectory:
 
     def create(self, source: str, resolved: str) -> None:
         """Make the folder and keep the recipe as given and as resolved."""
+        if not self.writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -53,7 +59,8 @@ class RunDirectory:
         replace_durably(self.path / "resolved.toml", resolved.encode())
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        replace_durably(self.path / name, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
+        if self.writes:
+            replace_durably(self.path / name, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -77,12 +84,14 @@ class RunDirectory:
         steps that were not finite, which are numbered by what was done before them."""
         for name, last in (("metrics.jsonl", step), ("nonfinite.jsonl", step - 1)):
             path = self.path / name
-            if path.exists():
+            if self.writes and path.exists():
                 lines = [line for line in path.read_text().splitlines() if _belongs_before(line, last)]
                 replace_durably(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        if not self.writes:
+            return
         record = {"step": step, "split": split, **values}
         with _can_write(self.path / "metrics.jsonl") as path:
             if self._metrics is None:
@@ -92,6 +101,8 @@ class RunDirectory:
 
     def append_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Append one line to a file of JSON lines, and flush it to the disk."""
+        if not self.writes:
+            return
         with _can_write(self.path / name) as path, open(path, "a") as file:
             file.write(json.dumps(content, default=_plain) + "\n")
             file.flush()

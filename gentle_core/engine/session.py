@@ -16,11 +16,12 @@ from gentle_core.data.pools import Pools, make_pools
 from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.streams import stream
+from gentle_core.engine.backend import Backend, LocalBackend
 from gentle_core.engine.build import Builder
 from gentle_core.engine.loop import Trainer, count_parameters
-from gentle_core.engine.measure import measure
-from gentle_core.engine.optim import Optimizer
+from gentle_core.engine.measure import compare, measure
 from gentle_core.engine.progress import Display
+from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
 from gentle_core.engine.towers import AlignedModel
@@ -29,28 +30,21 @@ from gentle_core.recipe.load import Resolved, differences
 from gentle_core.recipe.model import Recipe
 
 FREE_TO_CHANGE = (
-    "engine",
-    "report",
-    "baseline",
-    "evaluate",
-    "train.workers",
-    "train.keep_last",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.on_nonfinite",
-    "train.max_skipped",
-    "description",
-    "name",
-)
+    "engine", "report", "baseline", "evaluate", "train.workers", "train.keep_last", "train.log_every",
+    "train.checkpoint_every", "train.on_nonfinite", "train.max_skipped", "description", "name",
+)  # fmt: skip
 """Settings that may differ when a run is resumed: they change nothing that was computed so far."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `[engine] device`; "auto" prefers CUDA, then MPS, then the CPU."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of `[engine] device`; "auto" prefers CUDA, then MPS, then the CPU. Of several CUDA devices each rank
+    of a machine takes one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if name == "cuda" and torch.cuda.is_available():
+            device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RecipeError(f"engine.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
@@ -64,26 +58,30 @@ STATISTICS_ROWS = 512
 class Session:
     """A run in progress: the built parts and the splits, from the recipe to the finished directory."""
 
-    def __init__(self, resolved: Resolved, out: Path, resume: str, display: Display):
+    def __init__(self, resolved: Resolved, out: Path, resume: str, display: Display, ranks: Ranks = ALONE):
         self.resolved, self.recipe, self.resume, self.display = resolved, resolved.recipe, resume, display
-        self.run = RunDirectory(out)
+        self.ranks = ranks
+        self.run = RunDirectory(out, writes=ranks.main)
         self.began = time.time()
-        self._open_directory()
+        self.backend: Backend | None = None
+        ranks.on_main(self._open_directory)
 
     def build(self) -> None:
         """Build dataset, towers and objective, and choose the rows of a batch."""
         recipe: Recipe = self.recipe
         if recipe.engine.threads:
             torch.set_num_threads(recipe.engine.threads)
-        self.device = choose_device(recipe.engine.device)
+        self.device = choose_device(recipe.engine.device, self.ranks.local_rank)
         self.builder = Builder(recipe=recipe, catalog=self.resolved.catalog, notify=self.notice)
-        self.dataset = self.builder.dataset()
+        with self.ranks.together():
+            self.dataset = self.builder.dataset()
         self.towers = {name: table.modality for name, table in recipe.towers.items()}
         self.loss = self.builder.loss().to(self.device)
         self.needs = self._needs()
         self.pools, self.rows = self._pools()
-        self.model: AlignedModel = self.builder.model().to(self.device)
-        self.train = Split(self.dataset, self._index("train"), self.towers, "train", self.display)
+        with self.ranks.together():
+            self.model: AlignedModel = self.builder.model().to(self.device)
+        self.train = self.split("train")
         self.splits = self._held_out()
         self.validation = self._validation()
         frozen = [name for name, table in recipe.towers.items() if table.encoder.freeze]
@@ -125,6 +123,11 @@ class Session:
         spec = self.resolved.catalog.get("loss", self.recipe.objective.use).spec
         return needs(spec, self.recipe.objective.config, lambda name: self.resolved.catalog.get("loss", name).spec)
 
+    def split(self, name: str, index: Mapping[str, Any] | None = None) -> Split:
+        """All items of a split, or those of an index."""
+        index = self._index(name) if index is None else index
+        return Split(self.dataset, index, self.towers, name, self.display, self.ranks)
+
     def _index(self, split: str) -> Mapping[str, Any]:
         return self.dataset.index(split)
 
@@ -150,7 +153,7 @@ class Session:
         for name in self.recipe.evaluate.splits:
             index = limited(self._index(name), self.recipe.evaluate.limit, self.recipe.train.seed)
             if all(len(index.get(modality, ())) for modality in self.towers.values()):
-                found[name] = Split(self.dataset, index, self.towers, name, self.display)
+                found[name] = self.split(name, index)
             else:
                 self.notice(f"split {name!r} has no items for every tower and is not evaluated")
         return found
@@ -160,13 +163,19 @@ class Session:
         index = limited(self._index("val"), self.recipe.evaluate.limit, self.recipe.train.seed)
         if "val" in self.splits or not all(len(index.get(modality, ())) for modality in self.towers.values()):
             return self.splits.get("val")
-        return Split(self.dataset, index, self.towers, "val", self.display)
+        return self.split("val", index)
 
     def finish(self, status: str, error: str = "") -> None:
         """Put how the run ended into the manifest."""
         facts = {"error": error} if error else {}
         seconds = self.run.manifest.get("seconds", 0) + time.time() - self.began
         self.run.update_manifest(status=status, seconds=seconds, **facts)
+
+    def last_words(self, message: str) -> None:
+        """Record a failure of another rank when this one hangs and is about to be ended."""
+        self.display.stop()
+        self.display.warn(message)
+        self.finish("failed", message)
 
     def _sources(self) -> dict[str, TowerSource]:
         """Where each tower's training inputs come from; features of frozen towers are computed here."""
@@ -227,10 +236,12 @@ class Session:
         data = StepDataset(
             sources, BatchSampler(self.pools, self.rows, recipe.train.seed), recipe.train.seed,
             views=2 if "views" in self.needs else 1, chunks=recipe.train.accumulate,
+            rank=self.ranks.rank, ranks=self.ranks.size,
         )  # fmt: skip
+        self.backend = LocalBackend(self.model, self.loss, recipe, self.ranks)
         return Trainer(
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
-            optimizer=Optimizer(self.model, self.loss, recipe), data=data, run=self.run, display=self.display,
+            backend=self.backend, data=data, run=self.run, display=self.display,
             measure=self._validate, fingerprints=self.fingerprints,
         )  # fmt: skip
 
@@ -246,12 +257,19 @@ class Session:
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
-        return self.measured(self.validation.embed(self.model), self.loss.scorer())
+        model = self.model if self.backend is None else self.backend.collect()
+        return self.measured(self.validation.embed(model), self.loss.scorer())
 
     def measured(self, embedded: Embedded, scorer: Any = None) -> dict[str, float]:
-        """Flat metrics of embeddings; `scorer` None ranks by cosine."""
+        """Flat metrics of embeddings, measured on rank 0 and the same on all; `scorer` None ranks by cosine."""
         shortcuts = tuple(self.dataset.facts().get("shortcuts", ()))
-        return measure(embedded, self.builder.pairs(), shortcuts, self.recipe.train.seed, scorer)
+        return self.ranks.on_main(
+            lambda: measure(embedded, self.builder.pairs(), shortcuts, self.recipe.train.seed, scorer)
+        )
+
+    def compared(self, ours: Embedded, theirs: Embedded) -> dict[str, dict[str, float]]:
+        """Differences between two sets of embeddings, with intervals."""
+        return self.ranks.on_main(lambda: compare(ours, theirs, self.builder.pairs(), self.recipe.train.seed))
 
     def describe(self) -> None:
         """Put what was built into the manifest and say it."""

@@ -14,6 +14,7 @@ from gentle_core.batch import ItemIndex
 from gentle_core.data.features import FeatureStore, encode_all
 from gentle_core.data.streams import stream
 from gentle_core.engine.progress import Display
+from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
 from gentle_core.errors import DataError
 from gentle_core.factory import cache_folder
@@ -57,12 +58,16 @@ def limited(index: Mapping[str, ItemIndex], limit: int, seed: int) -> dict[str, 
 
 
 class Split:
-    """One split of a dataset for a given model. Features of frozen towers are computed once and held."""
+    """One split of a dataset for a given model. Features of frozen towers are computed once and held.
+
+    On several ranks each encodes its share of the items, and all end with all features.
+    """
 
     def __init__(
-        self, dataset: Any, index: Mapping[str, ItemIndex], towers: Mapping[str, str], name: str, display: Display
-    ):
-        self.dataset, self.name, self.display = dataset, name, display
+        self, dataset: Any, index: Mapping[str, ItemIndex], towers: Mapping[str, str], name: str, display: Display,
+        ranks: Ranks = ALONE,
+    ):  # fmt: skip
+        self.dataset, self.name, self.display, self.ranks = dataset, name, display, ranks
         self.towers = dict(towers)
         self.index = {tower: index.get(modality, ItemIndex(())) for tower, modality in towers.items()}
         self._features: dict[str, Tensor] = {}
@@ -83,20 +88,24 @@ class Split:
         encoder = model.tower(tower).encoder
         frozen = model.tower(tower).frozen
         store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}") if frozen else None
-        found = encode_all(
-            lambda items: model.encode(tower, items),
-            encoder.size,
-            lambda rows: self.load(tower, [wanted[r] for r in rows]),
-            len(wanted),
-            store=store,
-            budget=EVALUATION_BUDGET,
-            progress=self._progress(f"features of {self.name}/{tower}") if frozen else None,
-        )
+        shares = [wanted[rank :: self.ranks.size] for rank in range(self.ranks.size)]
+        mine = shares[self.ranks.rank]
+        with self.ranks.together():
+            share = encode_all(
+                lambda items: model.encode(tower, items),
+                encoder.size,
+                lambda rows: self.load(tower, [mine[r] for r in rows]),
+                len(mine),
+                store=store,
+                budget=EVALUATION_BUDGET,
+                progress=self._progress(f"features of {self.name}/{tower}") if frozen else None,
+            )
         self.display.stop()
-        if len(wanted) < len(self.index[tower]):
-            full = torch.zeros(len(self.index[tower]), encoder.width)
-            full[wanted] = found
-            found = full
+        found = torch.zeros(len(self.index[tower]), encoder.width)
+        if wanted:
+            parts = self.ranks.gather_rows(share.reshape(-1, encoder.width), [len(rows) for rows in shares])
+            for rows, part in zip(shares, parts, strict=True):
+                found[rows] = part
         if frozen:
             self._features[tower] = found
         return found

@@ -4,6 +4,9 @@ The towers give the batch's projections; the objective is evaluated on them as l
 then go back through the towers (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup"). With several chunks the towers run twice, the second time with gradients and the same randomness, so that
 memory is bounded by a chunk and not by the batch. The loss is the same either way.
+
+On several ranks each takes its own rows through the towers. The projections are gathered, every rank sees the
+objective of the whole batch (and shares the work on its tiles), and takes the gradient of its own rows back.
 """
 
 from __future__ import annotations
@@ -19,23 +22,30 @@ from torch.nn import functional as F
 from gentle_core.batch import AlignBatch, LossContext, LossOut, Rows
 from gentle_core.data.loader import Chunk, TowerInputs
 from gentle_core.data.streams import torch_seed
-from gentle_core.engine.towers import AlignedModel
+from gentle_core.engine.backend import BATCH_NORMS, Passes
+from gentle_core.engine.ranks import Ranks
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+Key = tuple[str, int]
+"""Tower and view."""
 
 
 @attrs.define
 class StepOut:
-    """A step's objective and, when asked for, the norm of each weighted term's gradient in the embeddings."""
+    """A step's objective and, when asked for, the norm of each weighted term's gradient in the embeddings.
+
+    Attributes:
+        finite: False where the loss or a gradient of it is not: then nothing went back through the towers.
+    """
 
     out: LossOut
     term_gradients: dict[str, float]
+    finite: bool = True
 
 
 @contextlib.contextmanager
 def _batch_statistics_held(model: nn.Module) -> Iterator[None]:
     """Let batch normalisation use a batch's statistics without counting them a second time."""
-    layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS)]
+    layers = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     kept = [(n, n.momentum, None if n.num_batches_tracked is None else n.num_batches_tracked.clone()) for n in layers]
     for layer in layers:
         layer.momentum = 0.0
@@ -48,14 +58,14 @@ def _batch_statistics_held(model: nn.Module) -> Iterator[None]:
                 layer.num_batches_tracked.copy_(tracked)  # type: ignore[union-attr]
 
 
-def _project(model: AlignedModel, tower: str, chunk: Chunk, cached: bool, seed: int, step: int, view: int) -> Tensor:
+def _project(towers: Passes, tower: str, chunk: Chunk, cached: bool, seed: int, step: int, view: int) -> Tensor:
     """A chunk's projections. Dropout has a stream of its own for each tower, step, view and chunk."""
     torch.manual_seed(torch_seed(seed, "dropout", tower, step, view, chunk.group, chunk.number))
-    return model.project(tower, chunk.inputs, cached)
+    return towers.project(tower, chunk.inputs, cached)[: chunk.rows]
 
 
 def forward_backward(
-    model: AlignedModel,
+    towers: Passes,
     loss: nn.Module,
     inputs: Mapping[str, TowerInputs],
     context: LossContext,
@@ -65,24 +75,29 @@ def forward_backward(
     recompute: bool = False,
     term_gradients: bool = False,
 ) -> StepOut:
-    """Leave the gradient of the objective in every trainable parameter of `model` and `loss`.
+    """Leave the gradient of the objective in every trainable parameter of the towers and of `loss`.
 
     Args:
+        towers: passes through the towers, of this rank's rows.
         inputs: the step's inputs of each tower.
         cached: whether a tower's inputs are features already.
         recompute: run the towers without a graph first and again chunk by chunk for the backward pass.
         term_gradients: also measure each term's gradient norm (one more backward pass through the objective a term).
     """
-    graph: dict[tuple[str, int], list[Tensor]] = {}
-    leaves: dict[tuple[str, int], Tensor] = {}
+    ranks = towers.ranks
+    graph: dict[Key, list[Tensor]] = {}
     for tower, given in inputs.items():
         for view, chunks in enumerate(given.views):
             with torch.set_grad_enabled(not recompute):
-                parts = [_project(model, tower, c, cached[tower], seed, context.step, view) for c in chunks]
-            graph[tower, view] = parts
-            leaves[tower, view] = torch.cat([part.detach() for part in parts]).requires_grad_()
+                graph[tower, view] = [
+                    _project(towers, tower, c, cached[tower], seed, context.step, view) for c in chunks
+                ]
+    leaves = _leaves({key: torch.cat([p.detach() for p in parts]) for key, parts in graph.items()}, inputs, ranks)
 
     batch = AlignBatch({tower: _rows(leaves, tower, given) for tower, given in inputs.items()})
+    torch.manual_seed(torch_seed(seed, "objective", context.step))  # a loss that draws draws the same on all ranks
+    if ranks.group is not None:
+        context = attrs.evolve(context, group=ranks.group)
     out: LossOut = loss(batch, context)
     norms = {}
     if term_gradients:
@@ -92,24 +107,52 @@ def forward_backward(
                 squares = sum(float(part.double().square().sum()) for part in found if part is not None)
                 norms[name] = abs(out.weights.get(name, 1.0)) * squares**0.5
     out.loss.backward()
+    own = [p.grad for p in loss.parameters() if p.grad is not None]
+    ranks.copy_from_main_(own)  # equal but for rounding on unlike machines; the parameters must not drift apart
+    gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
+    if not all(bool(x.isfinite().all()) for x in (out.loss, *own, *gradients.values())):
+        return StepOut(out, norms, finite=False)
+    if ranks.group is not None:
+        gradients = {key: g[inputs[key[0]].parts[ranks.rank]] for key, g in gradients.items()}
 
     if not recompute:
-        used = [(torch.cat(graph[key]), leaf.grad) for key, leaf in leaves.items() if leaf.grad is not None]
+        used = [(torch.cat(graph[key]), gradient) for key, gradient in gradients.items()]
         roots = [(root, gradient) for root, gradient in used if root.requires_grad]
         if roots:
-            torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
+            towers.backward([r for r, _ in roots], [g for _, g in roots], last=True)
         return StepOut(out, norms)
 
-    with _batch_statistics_held(model):
-        for tower, given in inputs.items():
-            for view, chunks in enumerate(given.views):
-                gradient = leaves[tower, view].grad
-                if gradient is None:
-                    continue
-                for chunk, part in zip(chunks, gradient.split([c.rows for c in chunks]), strict=True):
-                    again = _project(model, tower, chunk, cached[tower], seed, context.step, view)
-                    again.backward(part)
+    work = []
+    for (tower, view), gradient in gradients.items():
+        chunks = inputs[tower].views[view]
+        if any(p.requires_grad for p in towers.model.tower(tower).parameters()):
+            split = gradient.split([c.rows for c in chunks])
+            work += [((tower, view), chunk, part) for chunk, part in zip(chunks, split, strict=True)]
+    with _batch_statistics_held(towers.model):
+        for number, ((tower, view), chunk, part) in enumerate(work):
+            again = _project(towers, tower, chunk, cached[tower], seed, context.step, view)
+            towers.backward([again], [part], last=number + 1 == len(work))
     return StepOut(out, norms)
+
+
+def _leaves(own: Mapping[Key, Tensor], inputs: Mapping[str, TowerInputs], ranks: Ranks) -> dict[Key, Tensor]:
+    """The projections (B, D) of the global batch, in its order, as leaves of a graph; one collective for all."""
+    if ranks.group is None:
+        return {key: rows.requires_grad_() for key, rows in own.items()}
+    parts = {key: inputs[key[0]].parts for key in own}
+    sizes = [sum(len(parts[key][r]) * rows.shape[1] for key, rows in own.items()) for r in range(ranks.size)]
+    some = next(iter(own.values()))
+    flat = some.new_zeros(max(sizes))
+    flat[: sizes[ranks.rank]] = torch.cat([rows.reshape(-1) for rows in own.values()])
+    gathered = ranks.gather_flat(flat)
+    found = {key: rows.new_empty(sum(map(len, parts[key])), rows.shape[1]) for key, rows in own.items()}
+    for r, theirs in enumerate(gathered):
+        at = 0
+        for key, rows in own.items():
+            count = len(parts[key][r]) * rows.shape[1]
+            found[key][parts[key][r]] = theirs[at : at + count].view(-1, rows.shape[1])
+            at += count
+    return {key: rows.requires_grad_() for key, rows in found.items()}
 
 
 def _rows(leaves: Mapping[tuple[str, int], Tensor], tower: str, given: TowerInputs) -> Rows:

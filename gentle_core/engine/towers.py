@@ -125,6 +125,10 @@ class AlignedModel(nn.Module):
         with self.autocast():
             return self.tower(name)(to_device(inputs, self.device), cached)
 
+    def forward(self, name: str, inputs: Any, cached: bool = False) -> Tensor:
+        """`project`, under the name by which wrappers of modules call it."""
+        return self.project(name, inputs, cached)
+
     @torch.no_grad()
     def encode(self, name: str, items: Sequence[Any]) -> Tensor:
         """Raw items to encoder features (B, W), in eval mode, bucketed by size, float32 on the CPU."""

@@ -156,9 +156,10 @@ class TrainTable:
         weight_decay: AdamW's, on matrices only.
         warmup: share of the steps (< 1) or number of steps (>= 1) over which the rate rises.
         schedule: what follows the warm-up.
-        clip: largest gradient norm; 0 for none.
-        accumulate: into how many chunks the encoders' work on a batch is cut. The objective still sees the whole
-            batch: embeddings first, then the objective once, then the chunks again with the same randomness.
+        clip: largest norm of the towers' gradient; 0 for none. A loss's own parameters take no part in it.
+        accumulate: into how many chunks the encoders' work on a global batch is cut (a multiple of the number of ranks,
+            which share them out). The objective still sees the whole batch: embeddings first, then the objective
+            once, then the chunks again with the same randomness.
         precision: "float32" or "bfloat16" (autocast in the towers; losses stay in float32).
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
         evaluate_every, checkpoint_every, log_every: in steps; 0 for only at the end.
@@ -199,11 +200,19 @@ class TrainTable:
 
 @attrs.frozen(kw_only=True)
 class EngineTable:
-    """`[engine]`: the back end and the device ("auto": CUDA, then MPS, then CPU). `threads` 0 leaves torch's choice."""
+    """`[engine]`
+
+    Attributes:
+        use: the back end.
+        device: "auto" takes CUDA, then MPS, then the CPU. Of several CUDA devices each rank of a machine takes one.
+        threads: of a process on the CPU; 0 leaves torch's choice.
+        timeout: seconds that a rank waits for the others before it gives up.
+    """
 
     use: Literal["local"] = "local"
     device: str = attrs.field(default="auto", validator=_device)
     threads: int = attrs.field(default=0, validator=_at_least(0))
+    timeout: float = attrs.field(default=1800.0, validator=_above_0)
 
 
 @attrs.frozen(kw_only=True)

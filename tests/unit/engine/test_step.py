@@ -9,6 +9,7 @@ import torch
 
 from gentle_core.batch import LossContext, LossOut
 from gentle_core.data.loader import Chunk, TowerInputs
+from gentle_core.engine.backend import LocalPasses
 from gentle_core.engine.step import forward_backward
 from gentle_core.engine.towers import AlignedModel, ProjectionHead, Tower
 from gentle_core.losses import clip_loss, mk_mmd, sdd, ssl_loss
@@ -67,7 +68,9 @@ def inputs(chunks: int, unmatched: dict[str, int]) -> dict[str, TowerInputs]:
             views.append(parts)
         rows = 6 + unmatched[tower]
         ids = torch.tensor([*range(6), *(next(fresh) for _ in range(unmatched[tower]))])
-        found[tower] = TowerInputs(ids=ids, items=[str(i) for i in range(rows)], matched=6, views=views)
+        found[tower] = TowerInputs(
+            ids=ids, items=[str(i) for i in range(rows)], matched=6, parts=[torch.arange(rows)], views=views
+        )
     return found
 
 
@@ -75,7 +78,13 @@ def gradients(net, chunks, recompute, unmatched):
     loss = Everything()
     context = LossContext(step=3, steps=10, pairs=(("a", "b"),))
     out = forward_backward(
-        net, loss, inputs(chunks, unmatched), context, seed=7, cached={"a": False, "b": False}, recompute=recompute
+        LocalPasses(net),
+        loss,
+        inputs(chunks, unmatched),
+        context,
+        seed=7,
+        cached={"a": False, "b": False},
+        recompute=recompute,
     )
     named = {n: p.grad.clone() for n, p in net.named_parameters()}
     return out.out.loss.item(), named, loss.scale.grad
@@ -114,7 +123,7 @@ def test_matched_rows_get_the_same_dropout_without_the_unmatched():
                 return LossOut(batch.towers["a"].z.sum())
 
         forward_backward(
-            model(dropout=0.5, norm=True), Spy(), inputs(1, unmatched), LossContext(), seed=7,
+            LocalPasses(model(dropout=0.5, norm=True)), Spy(), inputs(1, unmatched), LossContext(), seed=7,
             cached={"a": False, "b": False},
         )  # fmt: skip
         return seen
@@ -132,7 +141,12 @@ def test_frozen_encoders_get_no_gradient_and_stay_in_eval_mode():
     net.train()
     assert not net.tower("a").encoder.training
     forward_backward(
-        net, Everything(), inputs(1, {"a": 3, "b": 3}), LossContext(), seed=0, cached={"a": False, "b": False}
+        LocalPasses(net),
+        Everything(),
+        inputs(1, {"a": 3, "b": 3}),
+        LossContext(),
+        seed=0,
+        cached={"a": False, "b": False},
     )
     assert all(p.grad is None for p in net.tower("a").encoder.parameters())
     assert all(p.grad is not None for p in net.tower("a").head.parameters())
@@ -147,7 +161,7 @@ def test_term_gradients_are_those_of_the_weighted_terms():
 
     given = inputs(1, {"a": 2, "b": 2})
     out = forward_backward(
-        model(), Two(), given, LossContext(), seed=0, cached={"a": False, "b": False}, term_gradients=True
+        LocalPasses(model()), Two(), given, LossContext(), seed=0, cached={"a": False, "b": False}, term_gradients=True
     )
     assert out.term_gradients["x"] == pytest.approx((8 * 5) ** 0.5)
     assert out.term_gradients["y"] > 0

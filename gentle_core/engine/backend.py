@@ -1,0 +1,170 @@
+"""What the training loop asks of a back end, and the local one.
+
+A back end takes projections from the towers, takes gradients back through them, and takes the step. The loop computes
+the objective in between, on the global batch, and knows neither how weights are kept nor how gradients are summed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from gentle_core.engine.optim import (
+    LossOptimizer,
+    load_named_state,
+    named_state,
+    rate_factor,
+    set_rates,
+    tower_groups,
+)
+from gentle_core.engine.ranks import ALONE, Ranks
+from gentle_core.engine.towers import AlignedModel
+from gentle_core.recipe.model import Recipe
+
+
+@attrs.frozen
+class Taken:
+    """What became of a step.
+
+    Attributes:
+        applied: False where the gradient was not finite: then nothing has changed, on any rank.
+        norm: of the towers' gradient, before clipping.
+        rate: the learning rate of the heads.
+        scale: with which the loss was multiplied against underflow; 1 where it was not.
+        rescaled: the gradient overflowed at this scale, and a smaller one follows: no fault of the batch.
+    """
+
+    applied: bool
+    norm: float
+    rate: float
+    scale: float = 1.0
+    rescaled: bool = False
+
+
+class Passes(Protocol):
+    """Forward and backward passes through the towers."""
+
+    ranks: Ranks
+    model: AlignedModel
+    """What trains. Its weights are whole on this rank only after `collect`."""
+
+    def project(self, tower: str, inputs: Any, cached: bool) -> Tensor:
+        """A chunk's projections (B, D), float32 or wider."""
+
+    def backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor], last: bool) -> None:
+        """Add the gradient of Σ ⟨root, gradient⟩, summed over ranks, to what the step will use.
+
+        Several calls may make up a step; `last` marks the last of them. Every rank makes the same calls.
+        """
+
+
+class Backend(Passes, Protocol):
+    """A whole back end. All methods are called on every rank together."""
+
+    def zero(self) -> None:
+        """Forget gradients."""
+
+    def step(self, step: int, steps: int) -> Taken:
+        """Clip, take step number `step` of `steps` with towers and loss, unless the gradient is not finite."""
+
+    def collect(self) -> AlignedModel:
+        """The whole model with its present weights, to evaluate or save; valid until the next step."""
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """State of the optimisers by "model.PARAMETER/SLOT" and "loss.PARAMETER/SLOT", whole, on the CPU or this
+        device: the same from every back end on any number of ranks."""
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Take up what `collect().trained_state()` and `optimizer_state` gave. The loss loads its own state."""
+
+
+class LocalPasses:
+    """Passes in plain torch."""
+
+    def __init__(self, model: AlignedModel, ranks: Ranks = ALONE):
+        self.model, self.ranks = model, ranks
+
+    def project(self, tower: str, inputs: Any, cached: bool) -> Tensor:
+        return self.model.project(tower, inputs, cached)
+
+    def backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor], last: bool) -> None:
+        torch.autograd.backward(list(roots), list(gradients))
+
+
+class LocalBackend(LocalPasses):
+    """Plain torch. On several ranks each holds all weights, and gradients are summed once a step."""
+
+    def __init__(self, model: AlignedModel, loss: Any, recipe: Recipe, ranks: Ranks = ALONE):
+        super().__init__(model, ranks)
+        self.table = recipe.train
+        self.loss = LossOptimizer(loss, recipe.train)
+        self.adamw = torch.optim.AdamW(tower_groups(model, recipe))
+        self.parameters: list[Tensor] = [p for group in self.adamw.param_groups for p in group["params"]]
+
+    def zero(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
+        self.loss.zero()
+
+    def step(self, step: int, steps: int) -> Taken:
+        factor = rate_factor(self.table, step, steps)
+        rate = self.table.learning_rate * factor
+        sum_gradients(self.parameters, self.ranks)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.table.clip or math.inf))
+        if not math.isfinite(norm):
+            return Taken(False, norm, rate)
+        set_rates(self.adamw, factor)
+        self.adamw.step()
+        self.loss.step(factor)
+        return Taken(True, norm, rate)
+
+    def collect(self) -> AlignedModel:
+        average_statistics(self.model, self.ranks)
+        return self.model
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return named_state(self.adamw, self.model, "model") | self.loss.state()
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights, strict=False)
+        load_named_state(self.adamw, self.model, "model", optimizer)
+        self.loss.load(optimizer)
+
+
+def sum_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
+    """Sum gradients over ranks. A parameter that no rank has used keeps none, so that it doesn't decay either."""
+    if ranks.size == 1:
+        return
+    used = ranks.largest(*(int(p.grad is not None) for p in parameters))
+    concerned = [p for p, flag in zip(parameters, used, strict=True) if flag]
+    for parameter in concerned:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for dtype in {p.dtype for p in concerned}:
+        ranks.sum_([p.grad for p in concerned if p.dtype == dtype and p.grad is not None])
+
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def average_statistics(model: nn.Module, ranks: Ranks) -> None:
+    """Replace the running statistics of batch normalisation by their mean over ranks, each of which has followed its
+    own chunks. A running mean is linear in what it has seen, so this is as if each step had averaged."""
+    if ranks.size == 1:
+        return
+    found = [
+        buffer
+        for layer in model.modules()
+        if isinstance(layer, BATCH_NORMS)
+        for buffer in (layer.running_mean, layer.running_var)
+        if buffer is not None
+    ]
+    for dtype in {b.dtype for b in found}:
+        same = [b for b in found if b.dtype == dtype]
+        ranks.sum_(same)
+        for buffer in same:
+            buffer.div_(ranks.size)
