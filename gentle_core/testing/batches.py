@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gentle_core.batch import AlignBatch, LossContext, LossOut, Rows
 from gentle_core.builtin import needs
 from gentle_core.testing.bench import DIMENSION, TOWERS, Subject
-from gentle_core.testing.cases import NotApplicable, Unbuilt
+from gentle_core.testing.cases import NotApplicable, Violation
 
 PROVIDED = {"pairs", "unpaired", "views", "raw", "labels"}
 CLASSES = 3
@@ -93,7 +93,9 @@ def make_inputs(
     try:
         wanted = needs(subject.spec, config, lambda name: subject.bench.catalog.get("loss", name).spec)
     except ValueError as error:
-        raise Unbuilt(f"with {config!r} it does not know what it needs: {error}", "mend the spec's example") from error
+        raise Violation(
+            f"with {config!r} it does not know what it needs: {error}", "mend the spec's example"
+        ) from error
     if strange := sorted(wanted - PROVIDED):
         raise NotApplicable(f"it needs {', '.join(strange)}, which the training loop does not provide yet")
     least, most = numbers_of_towers(subject)
@@ -143,7 +145,10 @@ def evaluate(loss: Any, inputs: Inputs, *, views: bool = True, **context: Any) -
     """The loss of a batch made of `inputs`."""
     names = list(inputs.leaves)
     pairs = tuple((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
-    return loss(inputs.batch(views), LossContext(step=1, steps=10, pairs=pairs, **context))
+    out = loss(inputs.batch(views), LossContext(step=1, steps=10, pairs=pairs, **context))
+    if not isinstance(out, LossOut) or not isinstance(out.loss, Tensor) or out.loss.dim():
+        raise NotApplicable("it returns no scalar loss: see the check `value`")
+    return out
 
 
 def gradients(value: Tensor, inputs: Inputs, loss: Any = None) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from gentle_core.plugins import discover
 from gentle_core.recipe.load import component_config
 from gentle_core.recipe.structure import Invalid, structure
 from gentle_core.suggest import did_you_mean
-from gentle_core.testing.cases import CHECKS, Case, NotApplicable, Unbuilt, Violation
+from gentle_core.testing.cases import CHECKS, Case, NotApplicable, Violation
 
 Samples = Sequence[Any] | Callable[[], Sequence[Any]]
 
@@ -185,7 +185,7 @@ class Bench:
                 raise NotApplicable(
                     f"it cannot be built with its defaults here ({one_line(error)}): give the spec an example={{…}}"
                 ) from error
-            raise Unbuilt(f"it cannot be built: {one_line(error)}", _mend_building(error)) from error
+            raise Violation(f"it cannot be built: {one_line(error)}", _mend_building(error)) from error
 
     def context(
         self, seed: int = 0, load_weights: bool = True, dimensions: Mapping[str, int] | None = None

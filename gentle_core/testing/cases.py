@@ -22,10 +22,6 @@ class Violation(Exception):
         self.what, self.advice = what, advice
 
 
-class Unbuilt(Violation):
-    """It cannot be built: the check "builds" says so, the others are left out."""
-
-
 class NotApplicable(Exception):
     """A check has nothing to try here; the reason is shown."""
 

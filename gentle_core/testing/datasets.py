@@ -53,7 +53,7 @@ def offline(subject: Subject) -> None:
 def index(subject: Subject) -> None:
     """Its splits hold items of the modalities that it declares, and there is something to train on."""
     dataset = subject.bench.dataset(subject.entry)
-    found = _index(dataset)
+    found = {split: dataset.index(split) for split in SPLITS}
     for split, by_modality in found.items():
         for modality, items in by_modality.items():
             if not isinstance(items, ItemIndex):
@@ -218,7 +218,10 @@ def facts(subject: Subject) -> None:
 
 
 def _index(dataset: Any) -> Index:
-    return {split: dataset.index(split) for split in SPLITS}
+    found = {split: dataset.index(split) for split in SPLITS}
+    if not all(isinstance(items, ItemIndex) for by_modality in found.values() for items in by_modality.values()):
+        raise NotApplicable("its index is none: see the check `index`")
+    return found
 
 
 def _first(index: Index) -> dict[str, list[str]]:

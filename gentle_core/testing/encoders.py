@@ -23,6 +23,8 @@ from gentle_core.testing.isolation import no_network
 
 TOLERANCE = 1e-3
 """How far features may differ, against their own size, where they are the same but for the order of float32 sums."""
+SAME = 1e-6
+"""Below this, features of different items are the same."""
 HALF_TOLERANCE = 0.15
 """The same between float32 and bfloat16 arithmetic."""
 
@@ -126,7 +128,8 @@ def finite(subject: Subject) -> None:
             f"features of items {bad} hold nan or infinity",
             "look for a division by a count of 0, a logarithm of 0, a softmax over masked positions only",
         )
-    if len({_state_of(item) for item in items}) > 1 and (features == features[:1]).all():
+    different = len({_state_of(item) for item in items}) > 1
+    if different and _difference(features, features[:1].expand_as(features)) < SAME:
         raise Violation("all items have the same features", "see whether forward looks at its inputs at all")
 
 
@@ -301,7 +304,7 @@ def saved(subject: Subject) -> None:
                 f"the rebuilt encoder does not take the saved weights: {one_line(error)}",
                 "let the state dict follow from the options alone, weights loaded or not",
             ) from error
-    if (difference := _difference(_features(rebuilt, items), _features(encoder, items))) > 1e-6:
+    if (difference := _difference(_features(rebuilt, items), _features(encoder, items))) > SAME:
         raise Violation(
             f"rebuilt and loaded, it gives other features (difference {difference:.2g})",
             "keep all that features depend on in parameters, persistent buffers or options",

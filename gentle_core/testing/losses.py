@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,9 @@ def builds(subject: Subject) -> None:
 @check("loss", "value")
 def value(subject: Subject) -> None:
     """It returns a finite scalar, and terms that add up to it."""
-    out = evaluate(_loss(subject), make_inputs(subject))
+    inputs = make_inputs(subject)
+    pairs = tuple(itertools.combinations(inputs.leaves, 2))
+    out = _loss(subject)(inputs.batch(), LossContext(step=1, steps=10, pairs=pairs))
     if not isinstance(out, LossOut):
         raise Violation(f"forward returns {type(out).__name__}", "return gentle_core.api.LossOut(loss)")
     for name, scalar in {"loss": out.loss, **out.terms}.items():

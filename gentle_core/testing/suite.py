@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from gentle_core.errors import GentleError
 from gentle_core.testing.bench import Bench, Samples, Subject, one_line
-from gentle_core.testing.cases import Case, NotApplicable, Outcome, Unbuilt, Violation, expected
+from gentle_core.testing.cases import CHECKS, Case, NotApplicable, Outcome, Violation, expected
 from gentle_core.testing.isolation import no_network, random_states
 
 
@@ -60,13 +62,26 @@ def conformance(
 
 def run(bench: Bench, case: Case, reason: str | None = None) -> Outcome:
     """Try one case. `reason`: why it is expected to fail."""
-    outcome = _tried(bench, case) if case.check.quick else _isolated(bench, case)
+    outcome = _tried(bench, case) if case.check.quick else _built_and_tried(bench, case)
     if reason is not None and outcome.state == "failed":
         return Outcome(case, "expected", reason)
     if reason is not None and outcome.state == "passed":
         message = f"passes, though it is expected to fail ({reason})\n  what to do: take it off the expected failures"
         return Outcome(case, "failed", message)
     return outcome
+
+
+def _built_and_tried(bench: Bench, case: Case) -> Outcome:
+    """A component that cannot even be built fails that check; the others are left out."""
+    builds = next((c for c in CHECKS if case.entry and c.kind == case.entry.kind and c.name == "builds"), None)
+    if builds is not None and case.check.name != "target":
+        first = attrs.evolve(case, check=builds)
+        outcome = bench.remembered(first.id, lambda: _isolated(bench, first))
+        if case.check is builds or outcome.state == "skipped":
+            return attrs.evolve(outcome, case=case)
+        if outcome.state == "failed":
+            return Outcome(case, "skipped", "see the check `builds`")
+    return _isolated(bench, case)
 
 
 def _isolated(bench: Bench, case: Case) -> Outcome:
@@ -77,10 +92,6 @@ def _isolated(bench: Bench, case: Case) -> Outcome:
 def _tried(bench: Bench, case: Case) -> Outcome:
     try:
         case.check.run(Subject(bench, case.entry))  # type: ignore[arg-type]
-    except Unbuilt as violation:
-        if case.check.name != "builds":
-            return Outcome(case, "skipped", "it cannot be built")
-        return Outcome(case, "failed", str(violation) + _where(violation.__cause__))
     except Violation as violation:
         return Outcome(case, "failed", str(violation) + _where(violation.__cause__))
     except NotApplicable as reason:

@@ -63,7 +63,7 @@ def repeatable(subject: Subject) -> None:
     """The same model gets the same figures twice."""
     model = _model(subject)
     first, second = (dict(subject.build(seed=seed).evaluate(model)) for seed in (0, 1))
-    changed = [k for k, v in first.items() if k != "facts" and second.get(k) != v]
+    changed = [k for k, v in first.items() if k != "facts" and repr(second.get(k)) != repr(v)]
     if changed or first.keys() != second.keys():
         raise Violation(
             f"evaluated twice, {', '.join(changed[:3]) or 'the names of its figures'} differ",
