@@ -2,5 +2,6 @@
 
 `moments` (streamed covariances), `linear` (CCA, ridge regression, Procrustes), `select` (settings chosen on validation
 data), `hubness` (CSLS, inverted softmax, QB-norm for any scorer), `graph` (label propagation over nearest-neighbour
-graphs), `transport` (OT-EM CCA). Plain functions on arrays that know nothing of runs, recipes or plugins.
+graphs), `transport` (OT-EM CCA), `forms` (all of them side by side, and a choice). Plain functions on arrays that know
+nothing of runs, recipes or plugins.
 """

@@ -59,6 +59,13 @@ def gentle_encoders() -> list[EncoderSpec]:
             licence="MIT",
             citation=_CDCONV,
         ),
+        EncoderSpec(
+            name="shape",
+            modality=STRUCTURE,
+            target="gentle_protein.shape:build",
+            parameters=lambda _: 0,
+            summary="A hand-made description of a Cα trace: local geometry, contacts, size",
+        ),
     ]
 
 

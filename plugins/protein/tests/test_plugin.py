@@ -52,4 +52,5 @@ def test_announcing_loads_nothing_heavy():
 def test_parameter_counts_are_known_without_loading():
     for spec in plugin.gentle_encoders():
         assert spec.parameters is not None
-        assert spec.parameters(spec.config()) is None or spec.parameters(spec.config()) > 0
+        count = spec.parameters(spec.config())
+        assert count is None or count > 0 or (spec.name, count) == ("shape", 0)  # that one learns nothing

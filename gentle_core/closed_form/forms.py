@@ -1,0 +1,383 @@
+"""Every closed form on the same features, each with its settings chosen on validation, and a choice among them.
+
+A `Fitted` form is a pipeline from features to unit embeddings: a linear map, then perhaps a propagation over a graph,
+then perhaps a hubness correction. What makes use of unmatched rows is marked, and has a twin that does without, so that
+the gain of the pools can be read off; `choose` takes it only where validation favours it clearly.
+
+Validation pairs are used for choices alone. The pools come without any pairing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from gentle_core.closed_form.graph import Graph, Propagation, propagate_both, with_weights
+from gentle_core.closed_form.hubness import GRID, Corrected, Hubness, choose_hubness
+from gentle_core.closed_form.linear import Alignment
+from gentle_core.closed_form.select import RIDGES, Selected, fit_select
+from gentle_core.closed_form.transport import OtEm, OtEmData, ot_em_rounds
+from gentle_core.errors import DataError
+from gentle_core.evaluate.arrays import as_tensor, matched_rows
+from gentle_core.evaluate.bootstrap import Difference, paired_bootstrap
+from gentle_core.evaluate.retrieval import Ranks, describe_all, ranks_both
+
+Side = Literal["x", "y"]
+
+LABELS = {
+    "ridge": "Ridge, closed form",
+    "cca": "CCA, closed form",
+    "procrustes": "Procrustes, closed form",
+    "propagation": "Label propagation on CCA",
+    "ot-em": "OT-EM CCA",
+}
+ONLY_PAIRS = " (pairs only)"
+
+LIFTABLE = tuple(settings for settings in GRID if settings.method != "qb-norm")
+"""Corrections that can be put into embeddings."""
+
+GRAPHS = tuple(Propagation(neighbours=k, strength=alpha) for k, alpha in itertools.product((5, 15), (0.5, 0.9)))
+PROFILE_SHARES = (0.15, 0.3, 0.5)
+"""Of the label propagation; profiles as they are and their roots are tried."""
+
+SHARES, EPSILONS, ROUNDS, MIXINGS = (0.3, 0.5), (0.04, 0.08), 5, (0.0, 0.5)
+"""Of OT-EM CCA; a share of 0 is tried with every mixing and ridge."""
+
+CLEAR = 0.6827
+"""Level of the interval by which the gain of a form with pools must exceed 0: about one standard error."""
+
+
+@attrs.frozen(eq=False)
+class Features:
+    """What forms are fitted and chosen on.
+
+    Attributes:
+        items_x, items_y: features (N_x, p), (N_y, q) of the paired training items.
+        labels_x, labels_y: (N_x,), (N_y,) the number of each one's sample, from 0: equal numbers are pairs.
+        pool_x, pool_y: (n, p), (m, q) features of the unmatched pools, in any order.
+        x_val, y_val: validation features, with `samples_x_val`, `samples_y_val` for their sample ids.
+    """
+
+    items_x: Tensor
+    items_y: Tensor
+    labels_x: np.ndarray
+    labels_y: np.ndarray
+    pool_x: Tensor
+    pool_y: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    samples_x_val: Sequence[Any]
+    samples_y_val: Sequence[Any]
+    x: Tensor = attrs.field(init=False)
+    """(N, p), (N, q) features of the pairs, row by row: a sample with several items pairs in every combination."""
+    y: Tensor = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        rows = matched_rows(self.labels_x, self.labels_y)
+        for side, items, chosen in zip("xy", (self.items_x, self.items_y), rows, strict=True):
+            object.__setattr__(self, side, items[torch.from_numpy(chosen)])
+
+    @property
+    def has_pools(self) -> bool:
+        return len(self.pool_x) > 0 or len(self.pool_y) > 0
+
+
+@attrs.frozen(eq=False)
+class Fitted:
+    """A closed form, fitted.
+
+    Attributes:
+        name, label: "ot-em", "OT-EM CCA".
+        pools: whether unmatched rows took part.
+        settings: what was chosen.
+        map: features to unit embeddings.
+        graphs: a propagation on top, for x and y.
+        hubness: a correction on top of that.
+        ranks: of the validation items, by direction.
+        seconds: what fitting and choosing took.
+    """
+
+    name: str
+    label: str
+    pools: bool
+    settings: Mapping[str, Any]
+    map: Alignment
+    graphs: tuple[Graph, Graph] | None = None
+    hubness: Corrected | None = None
+    ranks: Mapping[str, Ranks] = attrs.field(factory=dict)
+    seconds: float = 0.0
+
+    def plain(self, features: Any, side: Side) -> Tensor:
+        """Unit embeddings (n, k) float64 of features, without the hubness correction."""
+        z = torch.from_numpy(self.map.embed_x(features) if side == "x" else self.map.embed_y(features))
+        return z if self.graphs is None else self.graphs[side == "y"].embed(z)
+
+    def embed(self, features: Any, side: Side) -> Tensor:
+        """Unit embeddings float64 whose inner products are the scores, correction included."""
+        z = self.plain(features, side)
+        return z if self.hubness is None else self.hubness.lift(z, "u" if side == "x" else "v")
+
+    @property
+    def recall(self) -> float:
+        """Mean recall on validation, percent."""
+        return describe_all(self.ranks).get("retrieval/mean/recall", 0.0)
+
+
+def fit_forms(
+    data: Features,
+    forms: Iterable[str] = tuple(LABELS),
+    *,
+    hubness: bool = True,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Fitted]:
+    """All forms of these names, those with pools beside their twins without, and corrected ones beside plain ones.
+
+    Args:
+        forms: keys of `LABELS`. Forms that build on CCA fit it, but only what is named is returned.
+        hubness: also each of CCA, propagation and OT-EM with a correction, by each bank.
+        seed: of the rows that OT-EM draws from large pools.
+        tell: told what is being fitted.
+
+    Raises:
+        DataError: fewer than two pairs, or no pair among the validation items.
+    """
+    wanted = list(forms)
+    if unknown := set(wanted) - set(LABELS):
+        raise DataError(f"no closed form is called {', '.join(sorted(unknown))}; there are {', '.join(LABELS)}")
+    if len(data.x) < 2:
+        raise DataError(f"{len(data.x)} training pairs: closed forms need at least two")
+    found: list[Fitted] = []
+    for name in ("ridge", "procrustes"):
+        if name in wanted:
+            tell(LABELS[name])
+            found.append(_linear(data, name)[0])
+    if {"cca", "propagation", "ot-em"} & set(wanted):
+        tell(LABELS["cca"])
+        cca, selected = _linear(data, "cca")
+        bases = [cca] if "cca" in wanted else []
+        if "propagation" in wanted:
+            tell(LABELS["propagation"])
+            bases.append(_propagation(data, cca, False))
+            bases += [_propagation(data, cca, True)] if data.has_pools else []
+        if "ot-em" in wanted and data.has_pools:
+            tell(LABELS["ot-em"])
+            bases.append(_ot_em(data, selected, seed))
+        for base in bases:
+            found.append(base)
+            if hubness:
+                found += corrected(data, base)
+    return sorted(found, key=lambda form: [*LABELS].index(form.name))
+
+
+def _val_ranks(data: Features, x: Any, y: Any) -> dict[str, Ranks]:
+    found = ranks_both(x, y, data.samples_x_val, data.samples_y_val, ("x", "y"))
+    if not any(len(direction.rank) for direction in found.values()):
+        raise DataError("no pair among the validation items: the settings of a closed form cannot be chosen")
+    return found
+
+
+def _recall(ranks: Mapping[str, Ranks]) -> float:
+    return describe_all(ranks)["retrieval/mean/recall"]
+
+
+def _finish(data: Features, form: Fitted, began: float) -> Fitted:
+    ranks = _val_ranks(data, form.embed(data.x_val, "x"), form.embed(data.y_val, "y"))
+    return attrs.evolve(form, ranks=ranks, seconds=time.perf_counter() - began)
+
+
+def _linear(data: Features, name: str) -> tuple[Fitted, Selected]:
+    began = time.perf_counter()
+    selected = fit_select(
+        data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x_val, samples_y_val=data.samples_y_val,
+        method=name,  # type: ignore[arg-type]
+    )  # fmt: skip
+    form = Fitted(name, LABELS[name], False, selected.settings, selected.alignment)
+    return _finish(data, form, began), selected
+
+
+def _propagation(data: Features, cca: Fitted, pools: bool) -> Fitted:
+    """Propagation over the graphs of the pairs, or of pairs and pools."""
+    began = time.perf_counter()
+    pairs = (cca.plain(data.items_x, "x"), cca.plain(data.items_y, "y"))
+    pool = (cca.plain(data.pool_x, "x"), cca.plain(data.pool_y, "y"))
+    pool = pool if pools else (pool[0][:0], pool[1][:0])
+    val = (cca.plain(data.x_val, "x"), cca.plain(data.y_val, "y"))
+    best, chosen = -1.0, None
+    for start in GRAPHS:
+        made = propagate_both(start, pairs, (data.labels_x, data.labels_y), pool)
+        nodes, profiles = [graph.nodes for graph in made], [graph.profiles for graph in made]
+        of_val = [graph.profile(z) for graph, z in zip(made, val, strict=True)]
+        for root, share in itertools.product((False, True), PROFILE_SHARES):
+            graphs = with_weights(attrs.evolve(start, root=root, share=share), nodes, profiles)
+            embedded = (graph.combine(*given) for graph, *given in zip(graphs, val, of_val, strict=True))
+            recall = _recall(_val_ranks(data, *embedded))
+            if recall > best:
+                best, chosen = recall, graphs
+    assert chosen is not None
+    settings = chosen[0].settings
+    label = LABELS["propagation"] + ("" if pools else ONLY_PAIRS)
+    said = {key: getattr(settings, key) for key in ("neighbours", "strength", "share", "root")}
+    form = Fitted("propagation", label, pools, {**cca.settings, **said}, cca.map, chosen)
+    return _finish(data, form, began)
+
+
+def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
+    """OT-EM CCA, with the weights and the dimension of the chosen CCA.
+
+    First ridge and mixing alone (a share of 0), then two turns of matching from the best two ridges of each mixing,
+    then more turns and other shares from the best two of these, and the ridges next to the best.
+    """
+    began = time.perf_counter()
+    prepared = OtEmData.of(data.x, data.y, data.pool_x, data.pool_y, seed=seed)
+    power, dimension = selected.settings["power"], int(selected.settings["dimension"])
+    tried: list[tuple[float, OtEm, Alignment]] = []
+
+    def attempt(settings: OtEm) -> None:
+        if any(t[1] == settings for t in tried):
+            return
+        for turn, fitted in enumerate(ot_em_rounds(prepared, settings)):
+            if turn > 1 or not settings.share:
+                ranks = _val_ranks(data, fitted.embed_x(data.x_val), fitted.embed_y(data.y_val))
+                tried.append((_recall(ranks), attrs.evolve(settings, rounds=turn), fitted))
+
+    def best(count: int, wanted: Callable[[OtEm], bool]) -> list[OtEm]:
+        return [t[1] for t in sorted((t for t in tried if wanted(t[1])), key=lambda entry: -entry[0])[:count]]
+
+    for mixing, ridge in itertools.product(MIXINGS, RIDGES[2:]):
+        attempt(OtEm(0.0, EPSILONS[0], 0, mixing, ridge, power, dimension))
+    starts = [start for mixing in MIXINGS for start in best(2, lambda s, a=mixing: s.mixing == a)]  # type: ignore[misc]
+    for start, epsilon in itertools.product(starts, EPSILONS):
+        attempt(attrs.evolve(start, share=SHARES[-1], epsilon=epsilon, rounds=2))
+    for start, share in itertools.product(best(2, lambda s: s.share > 0), SHARES):
+        attempt(attrs.evolve(start, share=share, rounds=ROUNDS))
+    for leader in best(1, lambda s: s.share > 0):
+        for ridge in (leader.ridge / 3, leader.ridge * 3):
+            attempt(attrs.evolve(leader, ridge=ridge, rounds=ROUNDS))
+    # A share of 0 without mixing is the CCA beside it.
+    _, settings, fitted = max((t for t in tried if t[1].share or t[1].mixing), key=lambda entry: entry[0])
+    said = {"l": settings.share, "a": settings.mixing, "ridge": settings.ridge, "power": power, "dimension": dimension}
+    if settings.share:
+        said |= {"epsilon": settings.epsilon, "rounds": settings.rounds}
+    return _finish(data, Fitted("ot-em", LABELS["ot-em"], True, said, fitted), began)
+
+
+def corrected(data: Features, base: Fitted) -> list[Fitted]:
+    """`base` with the hubness correction that validation favours, by each bank; nothing where that is none."""
+    found = []
+    banks = {"pairs": (data.items_x, data.items_y)} | (
+        {"unpaired": (data.pool_x, data.pool_y)} if data.has_pools else {}
+    )
+    val = (base.plain(data.x_val, "x"), base.plain(data.y_val, "y"))
+    for bank, rows in banks.items():
+        began = time.perf_counter()
+        embedded = (base.plain(rows[0], "x"), base.plain(rows[1], "y"))
+        chosen = choose_hubness({bank: embedded}, *val, data.samples_x_val, data.samples_y_val, grid=LIFTABLE)
+        if chosen.corrected.settings.method == "none":
+            continue
+        form = attrs.evolve(
+            base, label=f"{base.label} + hubness ({bank})", pools=base.pools or bank == "unpaired",
+            settings={**base.settings, **chosen.facts}, hubness=chosen.corrected,
+        )  # fmt: skip
+        found.append(_finish(data, form, began))
+    return found
+
+
+@attrs.frozen(eq=False)
+class Choice:
+    """Which form to take.
+
+    Attributes:
+        form: the chosen one.
+        pairs_only: the best that knows the pairs alone, by validation.
+        with_pools: the best that uses unmatched rows; None where there is none.
+        gain: its mean recall minus that of `pairs_only` on validation, with an interval of about one standard error.
+    """
+
+    form: Fitted
+    pairs_only: Fitted
+    with_pools: Fitted | None
+    gain: Difference | None
+
+    @property
+    def reason(self) -> str:
+        """In a sentence."""
+        if self.with_pools is None or self.gain is None:
+            return f"{self.pairs_only.label}: the best on validation; there are no unmatched pools to use"
+        change = f"{self.gain.difference:+.1f} points of mean recall on validation"
+        if self.form is self.with_pools:
+            return f"{self.form.label}: with the pools {change} over the best form on the pairs alone"
+        return (
+            f"{self.form.label}: the best on the pairs alone. The best form with the pools ({self.with_pools.label}) "
+            f"gives {change}, which is not more than chance may do"
+        )
+
+
+def choose(forms: Sequence[Fitted], seed: int = 0) -> Choice:
+    """The best form on validation; one that uses pools only where it is better by more than a standard error.
+
+    Forms with pools have more settings to be lucky with, and pools can harm: hence the handicap.
+    """
+    alone = max((form for form in forms if not form.pools), key=lambda form: form.recall, default=None)
+    if alone is None:
+        raise ValueError("no form on the pairs alone to compare with: name ridge, cca or procrustes")
+    pooled = max((form for form in forms if form.pools), key=lambda form: form.recall, default=None)
+    if pooled is None:
+        return Choice(alone, alone, None, None)
+    gain = paired_bootstrap(pooled.ranks, alone.ranks, level=CLEAR, seed=seed)["mean/recall"]
+    return Choice(pooled if gain.low > 0 else alone, alone, pooled, gain)
+
+
+# -- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def to_arrays(form: Fitted) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A form as arrays and JSON-ready facts; `from_arrays` makes it whole again."""
+    m = form.map
+    arrays = {key: getattr(m, key) for key in ("mean_x", "mean_y", "x_map", "y_map", "strength")}
+    facts: dict[str, Any] = {
+        "name": form.name, "label": form.label, "pools": form.pools, "settings": dict(form.settings),
+        "method": m.method, "groups": list(m.groups), "graph": None, "hubness": None,
+    }  # fmt: skip
+    if form.graphs is not None:
+        facts["graph"] = attrs.asdict(form.graphs[0].settings)
+        facts["profiles"] = form.graphs[0].profiles.shape[1]
+        if form.graphs[0].basis is not None:
+            arrays["basis"] = form.graphs[0].basis
+        for side, graph in zip("xy", form.graphs, strict=True):
+            sparse = graph.profiles
+            arrays |= {f"nodes_{side}": graph.nodes.numpy(), f"profiles_{side}": sparse.data}
+            arrays |= {f"indices_{side}": sparse.indices, f"ends_{side}": sparse.indptr}
+    if form.hubness is not None:
+        facts["hubness"] = attrs.asdict(form.hubness.settings)
+        arrays |= {"bank_x": form.hubness.bank_u.numpy(), "bank_y": form.hubness.bank_v.numpy()}
+    return {key: np.ascontiguousarray(value) for key, value in arrays.items()}, facts
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Fitted:
+    """The inverse of `to_arrays`, without ranks."""
+    a = dict(arrays)
+    mapping = Alignment(
+        facts["method"], a["mean_x"], a["mean_y"], a["x_map"], a["y_map"], a["strength"], tuple(facts["groups"])
+    )
+    graphs = None
+    if facts["graph"]:
+        settings, made = Propagation(**facts["graph"]), []
+        for number, side in enumerate("xy"):
+            nodes = as_tensor(a[f"nodes_{side}"])
+            content = (a[f"profiles_{side}"], a[f"indices_{side}"], a[f"ends_{side}"])
+            profiles = sp.csr_array(content, shape=(len(nodes), facts["profiles"]))
+            made.append(Graph(settings, nodes, profiles, a.get("basis"), number))
+        graphs = (made[0], made[1])
+    hubness = None
+    if facts["hubness"]:
+        hubness = Corrected.of(Hubness(**facts["hubness"]), a["bank_x"], a["bank_y"])
+    return Fitted(facts["name"], facts["label"], facts["pools"], facts["settings"], mapping, graphs, hubness)

@@ -1,0 +1,191 @@
+"""Label propagation over nearest-neighbour graphs within each modality, for embeddings of any origin.
+
+The labels are the pairs' own samples. In each modality they spread from the paired rows over that modality's graph,
+through unmatched rows,
+
+    F ← α·S·F + (1 − α)·Y,   S = D^-½ W D^-½      (Zhou et al. 2004, "Learning with local and global consistency"),
+
+until every row has a profile: to which pairs it is near, along its own modality's graph. Profiles of the two modalities
+speak of the same pairs and can be compared; their cosine is added to that of the embeddings. A new item takes its
+profile from its nearest nodes, without a new fit. No pairing of unmatched rows enters, and each graph is made alone.
+
+Everything is sparse: k neighbours a node, and the `KEPT` largest entries of a profile.
+Shapes: n nodes, m new rows, d dimensions, N labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from gentle_core.evaluate.arrays import as_tensor, blocks
+
+KEPT = 64
+"""Entries of a node's profile that are kept from round to round."""
+WIDEST = 512
+"""Numbers to which profiles over more labels are projected, by the leading directions of both modalities' profiles."""
+
+
+@attrs.frozen
+class Propagation:
+    """Settings of a propagation.
+
+    Attributes:
+        neighbours: k of the graphs.
+        strength: α, from 0 (labels stay where they are) to below 1.
+        temperature: edges weigh exp(cosine / temperature).
+        rounds: how often labels are passed on.
+        share: of the profiles in the final cosine, beside the embeddings.
+        root: take the square roots of profiles, which evens large and small entries out.
+    """
+
+    neighbours: int = 15
+    strength: float = 0.5
+    temperature: float = 0.1
+    rounds: int = 5
+    share: float = 0.3
+    root: bool = False
+
+
+def neighbours(rows: Tensor, nodes: Tensor, count: int, temperature: float, *, itself: bool = True) -> sp.csr_array:
+    """Edge weights (m, n) to the `count` nodes with the largest inner products, each row scaled to a largest of 1.
+
+    With `itself` False, where `rows` are the nodes, no row is its own neighbour.
+    """
+    k = max(0, min(count, len(nodes) - (not itself)))
+    found, weight = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k))
+    for part in blocks(len(rows), len(nodes)) if k else ():
+        similarity = rows[part] @ nodes.T
+        if not itself:
+            own = torch.arange(len(similarity), device=rows.device)
+            similarity[own, own + part.start] = -torch.inf
+        best = similarity.topk(k, dim=1)
+        found[part] = best.indices.cpu().numpy()
+        weight[part] = (best.values / temperature).exp().double().cpu().numpy()
+    ends = np.arange(len(rows) + 1) * k
+    return sp.csr_array((weight.ravel(), found.ravel(), ends), shape=(len(rows), len(nodes)))
+
+
+def spread(
+    settings: Propagation, nodes: Tensor, labels: np.ndarray, count: int, kept: int | None = None
+) -> sp.csr_array:
+    """Profiles (n, N) of all nodes.
+
+    Args:
+        nodes: (n, d) unit embeddings.
+        labels: (n,) number of each node's sample among the `count` pairs, −1 for unmatched nodes.
+        kept: entries of a profile; `KEPT` by default.
+    """
+    directed = neighbours(nodes, nodes, settings.neighbours, settings.temperature, itself=False)
+    weight = directed.maximum(directed.T).tocsr()
+    degree = np.asarray(weight.sum(axis=1)).ravel()
+    scale = sp.dia_array(((np.maximum(degree, 1e-300) ** -0.5)[None], [0]), shape=weight.shape)
+    step = (scale @ weight @ scale).tocsr() * settings.strength
+    known = np.flatnonzero(labels >= 0)
+    start = sp.csr_array((np.ones(len(known)), (known, labels[known])), shape=(len(nodes), count))
+    own = start * (1 - settings.strength)
+    found = start
+    for _ in range(settings.rounds):
+        found = largest((step @ found + own).tocsr(), KEPT if kept is None else kept)
+    return found
+
+
+def largest(matrix: sp.csr_array, count: int) -> sp.csr_array:
+    """The `count` largest entries of each row; of equal ones those in the first columns."""
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, row))
+    rank = np.arange(len(order)) - matrix.indptr[row]
+    chosen = order[rank < count]
+    return sp.csr_array((matrix.data[chosen], (row[chosen], matrix.indices[chosen])), shape=matrix.shape)
+
+
+@attrs.frozen(eq=False)
+class Graph:
+    """One modality's graph after propagation.
+
+    Attributes:
+        nodes: (n, d) unit embeddings by which neighbours are found.
+        profiles: (n, N).
+        basis: (N, r) onto which profiles are projected; None where they are used as they are.
+        side: 0 or 1: which of two last columns fills the rows up to norm 1.
+    """
+
+    settings: Propagation
+    nodes: Tensor
+    profiles: sp.csr_array
+    basis: np.ndarray | None
+    side: int
+
+    def embed(self, rows: Any) -> Tensor:
+        """Unit rows (m, d + r + 2) of new items given by unit embeddings (m, d).
+
+        Inner products between the two modalities are (1 − share)·cosine + share·cosine of the profiles.
+        """
+        return self.combine(rows, self.profile(rows))
+
+    def profile(self, rows: Any) -> sp.csr_array:
+        """Profiles (m, N) of new items."""
+        x, s = as_tensor(rows).to(self.nodes), self.settings
+        return (neighbours(x, self.nodes, s.neighbours, s.temperature) @ self.profiles).tocsr()
+
+    def combine(self, rows: Any, profile: sp.csr_array) -> Tensor:
+        """`embed`, with the profiles given."""
+        x, share = as_tensor(rows).to(self.nodes), self.settings.share
+        dense = torch.from_numpy(self._dense(profile)).to(x)
+        z = torch.cat([(1 - share) ** 0.5 * x, share**0.5 * dense], dim=1)
+        fill = x.new_zeros(len(x), 2)
+        fill[:, self.side] = (1 - z.square().sum(dim=1)).clamp_min(0).sqrt()
+        return torch.cat([z, fill], dim=1)
+
+    def _dense(self, profile: sp.csr_array) -> np.ndarray:
+        if self.settings.root:
+            profile = profile.sqrt()
+        norm = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)).ravel())
+        found = profile @ self.basis if self.basis is not None else profile.toarray()
+        return found / np.maximum(norm, 1e-300)[:, None]
+
+
+def propagate_both(
+    settings: Propagation,
+    pairs: tuple[Any, Any],
+    labels: tuple[np.ndarray, np.ndarray],
+    pools: tuple[Any, Any],
+) -> tuple[Graph, Graph]:
+    """Both modalities' graphs.
+
+    Args:
+        pairs: unit embeddings (N_x, d), (N_y, d) of the paired items of each modality.
+        labels: sample numbers (N_x,), (N_y,) from 0: equal numbers are pairs.
+        pools: unit embeddings of the unmatched items, in any order and number.
+    """
+    count = int(max(labels[0].max(initial=-1), labels[1].max(initial=-1))) + 1
+    nodes = [torch.cat([as_tensor(p), as_tensor(q).to(as_tensor(p))]) for p, q in zip(pairs, pools, strict=True)]
+    found = []
+    for own, x in zip(labels, nodes, strict=True):
+        every = np.concatenate([own, np.full(len(x) - len(own), -1)])
+        found.append(spread(settings, x, every, count))
+    return with_weights(settings, nodes, found)
+
+
+def with_weights(settings: Propagation, nodes: list[Tensor], profiles: list[sp.csr_array]) -> tuple[Graph, Graph]:
+    """Graphs of profiles that are there already (`share` and `root` of the settings count afterwards only)."""
+    shown = [profile.sqrt() if settings.root else profile for profile in profiles]
+    basis = _basis(shown) if profiles[0].shape[1] > WIDEST else None
+    return Graph(settings, nodes[0], profiles[0], basis, 0), Graph(settings, nodes[1], profiles[1], basis, 1)
+
+
+def _basis(profiles: list[sp.csr_array]) -> np.ndarray:
+    """(N, WIDEST) leading right singular directions of the unit profiles of both modalities."""
+    from sklearn.utils.extmath import randomized_svd
+
+    rows = []
+    for profile in profiles:
+        norm = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)).ravel())
+        rows.append(sp.dia_array(((1 / np.maximum(norm, 1e-12))[None], [0]), shape=(len(norm), len(norm))) @ profile)
+    _, _, right = randomized_svd(sp.vstack(rows).tocsr(), WIDEST, n_iter=2, random_state=0)
+    return np.ascontiguousarray(right.T)

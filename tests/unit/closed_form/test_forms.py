@@ -1,0 +1,115 @@
+"""All forms on one set of features: twins, choices, and what is never looked at."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from gentle_core.closed_form import forms as module
+from gentle_core.closed_form.forms import LABELS, Features, choose, fit_forms, from_arrays, to_arrays
+from gentle_core.errors import DataError
+
+
+def features(pairs: int = 20, pool: int = 80, val: int = 40, seed: int = 0) -> Features:
+    rng = np.random.default_rng(seed)
+    factors = rng.gamma(1.0, size=(pairs + pool + val, 5)) * np.linspace(2, 0.8, 5)
+    x, y = (torch.from_numpy(factors @ rng.normal(size=(5, 10)) + 0.3 * rng.normal(size=(len(factors), 10)))
+            for _ in range(2))  # fmt: skip
+    return Features(
+        x[:pairs], y[:pairs], np.arange(pairs), np.arange(pairs), x[pairs : pairs + pool], y[pairs : pairs + pool],
+        x[pairs + pool :], y[pairs + pool :], range(val), range(val),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    data = features()
+    return data, fit_forms(data)
+
+
+def test_every_form_is_there_with_its_twin(fitted):
+    _, forms = fitted
+    labels = {form.label: form.pools for form in forms}
+    assert {label for label in LABELS.values()} <= set(labels)
+    assert labels["Label propagation on CCA (pairs only)"] is False and labels["Label propagation on CCA"] is True
+    assert labels["OT-EM CCA"] is True and labels["CCA, closed form"] is False
+    assert all(pools or "(unpaired)" not in label for label, pools in labels.items())
+
+
+def test_embeddings_are_unit_and_give_the_recorded_ranks(fitted):
+    data, forms = fitted
+    for form in forms:
+        u, v = form.embed(data.x_val, "x"), form.embed(data.y_val, "y")
+        torch.testing.assert_close(u.norm(dim=1), torch.ones(len(u), dtype=torch.float64), rtol=0, atol=1e-9)
+        rank = (u @ v.T >= (u * v).sum(1, keepdim=True) - 1e-12).sum(1)
+        assert rank.tolist() == form.ranks["x->y"].rank.tolist(), form.label
+
+
+def test_forms_survive_being_written_down(fitted):
+    data, forms = fitted
+    for form in forms:
+        again = from_arrays(*to_arrays(form))
+        torch.testing.assert_close(again.embed(data.x_val, "x"), form.embed(data.x_val, "x"), rtol=0, atol=0)
+        torch.testing.assert_close(again.embed(data.y_val, "y"), form.embed(data.y_val, "y"), rtol=0, atol=0)
+
+
+def test_whose_mates_the_pool_items_are_changes_nothing(fitted):
+    data, forms = fitted
+    order = torch.from_numpy(np.random.default_rng(3).permutation(len(data.pool_y)))
+    again = fit_forms(attrs.evolve(data, pool_y=data.pool_y[order]))
+    assert [form.label for form in again] == [form.label for form in forms]
+    for a, b in zip(forms, again, strict=True):
+        assert a.recall == pytest.approx(b.recall, abs=1e-6), a.label
+
+
+def test_forms_on_the_pairs_alone_do_not_see_the_pools(fitted):
+    data, forms = fitted
+    other = attrs.evolve(data, pool_x=data.pool_x[:5] * 3 + 7, pool_y=data.pool_y[:9] - 50)
+    again = {form.label: form for form in fit_forms(other, ("cca", "ridge", "procrustes", "propagation"))}
+    alone = [form for form in forms if not form.pools]
+    assert len(alone) >= 4
+    for form in alone:
+        torch.testing.assert_close(again[form.label].embed(data.x_val, "x"), form.embed(data.x_val, "x"))
+
+
+def test_the_choice_takes_pools_only_where_validation_favours_them_clearly(fitted):
+    _, forms = fitted
+    found = choose(forms)
+    assert found.form in (found.pairs_only, found.with_pools) and found.gain is not None
+    assert (found.form is found.with_pools) == (found.gain.low > 0)
+    assert found.form.label in found.reason
+    worst = min(forms, key=lambda form: form.recall)
+    fallen = choose([found.pairs_only, attrs.evolve(worst, pools=True)])
+    assert fallen.form is found.pairs_only and "alone" in fallen.reason
+    assert choose([found.pairs_only]).gain is None
+    with pytest.raises(ValueError, match="pairs alone"):
+        choose([attrs.evolve(worst, pools=True)])
+
+
+def test_several_items_of_a_sample_pair_in_every_combination():
+    data = features()
+    several = attrs.evolve(
+        data, items_y=torch.cat([data.items_y, data.items_y + 0.1]), labels_y=np.tile(np.arange(20), 2)
+    )
+    assert len(several.x) == len(several.y) == 40
+    assert all(np.isfinite(form.recall) for form in fit_forms(several, ("cca", "propagation")))
+
+
+def test_without_pools_only_forms_on_pairs_remain():
+    data = features()
+    forms = fit_forms(attrs.evolve(data, pool_x=data.pool_x[:0], pool_y=data.pool_y[:0]))
+    assert forms and not any(form.pools for form in forms)
+
+
+def test_errors_say_what_is_wrong():
+    data = features()
+    with pytest.raises(DataError, match="ot-me"):
+        fit_forms(data, ("ot-me",))
+    one = attrs.evolve(data, items_x=data.items_x[:1], labels_x=np.zeros(1, int))
+    with pytest.raises(DataError, match="1 training pair"):
+        fit_forms(one)
+    with pytest.raises(DataError, match="no pair among the validation"):
+        fit_forms(attrs.evolve(data, samples_x_val=range(100, 140)))
+    assert module.CLEAR < 0.95
