@@ -29,9 +29,7 @@ from gentle_core.evaluate.arrays import as_array
 SINKHORN_STEPS = 100
 
 
-def sinkhorn_plan(
-    similarity: Tensor, epsilon: float, steps: int = SINKHORN_STEPS, tolerance: float = 1e-3
-) -> Tensor:
+def sinkhorn_plan(similarity: Tensor, epsilon: float, steps: int = SINKHORN_STEPS, tolerance: float = 1e-3) -> Tensor:
     """The entropic transport plan (n, m) for uniform masses: the P that maximises ⟨P, S⟩ + ε·H(P).
 
     Args:
