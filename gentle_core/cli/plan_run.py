@@ -1,0 +1,126 @@
+"""`gentle plan`"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from gentle_core.catalog import Catalog
+from gentle_core.cli.common import note_problems, plugin_options, set_option, verbose_option, warn
+
+if TYPE_CHECKING:
+    from gentle_core.engine.budget import Need, Setting
+    from gentle_core.engine.foresee import Foreseen
+
+RESERVE = 1.15
+"""What is held back for what the plan does not see (docs/explanation/scale.md compares it with real runs)."""
+
+GIB = 2**30
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Ranks that share a step's work.")
+@click.option(
+    "--gpu-memory", default=80.0, show_default=True, type=click.FloatRange(min=0, min_open=True), metavar="GIB",
+    help="Memory of each.",
+)  # fmt: skip
+@set_option
+@plugin_options
+@verbose_option
+def plan(recipe: str, gpus: int, gpu_memory: float, sets: tuple[str, ...], find_catalog: Callable[[], Catalog]) -> None:
+    """Estimate what a step of RECIPE needs on each of several GPUs: memory by ZeRO stage, and communication.
+
+    Nothing is trained and no GPU is needed: the towers are built without numbers where they allow it, a few rows of
+    the dataset pass them, and the objective runs on random embeddings.
+
+    \b
+    Examples:
+      gentle plan recipes/protein.toml --gpus 8 --gpu-memory 40
+      gentle plan recipes/protein.toml --gpus 64 --set train.batch_size=65536
+    """
+    from gentle_core.recipe import load_recipe
+
+    catalog = find_catalog()
+    note_problems(catalog)
+    resolved = load_recipe(recipe, sets, catalog)
+    for warning in resolved.warnings:
+        warn(warning)
+
+    # The recipe is sound: only now pay for torch.
+    from gentle_core.engine.budget import STAGES, Setting, memory, smallest_chunks, traffic
+    from gentle_core.engine.foresee import foresee
+
+    found = foresee(resolved)
+    setting = Setting(ranks=gpus, chunks=resolved.recipe.train.accumulate, views=found.views)
+    settings = [attrs.evolve(setting, stage=stage) for stage in STAGES]
+    needs = [memory(found.towers, found.objective, one) for one in settings]
+    sent = [traffic(found.towers, one) for one in settings]
+    for line in (*_about(found, setting), "", *_table(needs)):
+        click.echo(line)
+    if gpus > 1:
+        click.echo(_row("sent per step", [one.total for one in sent]))
+        click.echo(_row("  of embeddings", [one.embeddings for one in sent]))
+    click.echo("")
+    fits = [stage for stage, need in zip(STAGES, needs, strict=True) if need.peak * RESERVE <= gpu_memory * GIB]
+    if fits:
+        click.echo(f"fits {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve: ZeRO {', '.join(map(str, fits))}")
+    else:
+        click.echo(f"does not fit {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve")
+    if len(fits) < len(STAGES):
+        limit = gpu_memory * GIB / RESERVE
+        for stage in (s for s in STAGES if s not in fits):
+            chunks = smallest_chunks(found.towers, found.objective, settings[stage], limit)
+            how = f"fits with train.accumulate = {chunks}" if chunks else "does not fit with any train.accumulate"
+            click.echo(f"ZeRO {stage} {how}")
+
+
+def _about(found: Foreseen, setting: Setting) -> list[str]:
+    lines = []
+    width = max(map(len, found.towers))
+    for name, tower in found.towers.items():
+        what = "features cached, head trained" if tower.cached else f"keeps {_bytes(tower.row)} a row"
+        how = "" if tower.cached else " (shapes alone)" if found.on_meta[name] else " (measured on the CPU)"
+        lines.append(
+            f"{name:<{width}}  {_count(tower.parameters)} parameters, {_count(tower.trainable)} trained; {what}{how}"
+        )
+    rows = found.rows
+    unmatched = ", ".join(f"{name} {count}" for name, count in rows.unpaired.items())
+    lines.append(f"batch: {rows.paired} matched rows; unmatched rows: {unmatched}; {found.views} views of each")
+    passes = f"{setting.each} chunks each, towers run twice" if setting.each > 1 else "towers run once"
+    lines.append(f"{setting.ranks} ranks, {passes}")
+    return lines
+
+
+def _table(needs: list[Need]) -> list[str]:
+    fields = {
+        "weights": "weights", "optimiser": "optimiser", "gradients": "gradients", "inputs": "inputs",
+        "activations": "activations", "embeddings": "embeddings", "tiles": "tiles", "objective": "objective's rest",
+        "gathered": "layers gathered",
+    }  # fmt: skip
+    lines = [f"{'on each rank':<18}" + "".join(f"{f'ZeRO {stage}':>11}" for stage in range(len(needs)))]
+    lines += [_row(text, [getattr(need, field) for need in needs]) for field, text in fields.items()]
+    lines.append(_row("peak", [need.peak for need in needs]))
+    lines.append(f"{'  in the':<18}" + "".join(f"{need.moment.split()[0]:>11}" for need in needs))
+    return lines
+
+
+def _row(text: str, values: list[float]) -> str:
+    return f"{text:<18}" + "".join(f"{_bytes(value):>11}" for value in values)
+
+
+def _bytes(value: float) -> str:
+    for size, unit in ((2**40, "TiB"), (GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
