@@ -21,6 +21,7 @@ COMMANDS = {
     "study": ("gentle_core.cli.study:study", "Compare methods over numbers of pairs and seeds, with controls."),
     "report": ("gentle_core.cli.report:report", "Write the report of a run again."),
     "plugins": ("gentle_core.cli.plugins:plugins", "Show what is installed, and what is broken."),
+    "new": ("gentle_core.cli.new:new", "Make a plugin that works at once, to change into your own."),
     "sample-size": ("gentle_core.cli.sample_size:sample_size", "Say how many rows a batch needs for your embeddings."),
 }
 
