@@ -55,5 +55,11 @@ class Interrupted(GentleError):
     exit_code = 75
 
 
+class Stopped(GentleError):
+    """SIGINT or SIGTERM before or after the training loop: what was finished is kept, `--resume auto` goes on."""
+
+    exit_code = 75
+
+
 class RankError(GentleError):
     """Another process of the run failed, and with it the run. The exit code is that of its error."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -27,6 +30,7 @@ class PointsConfig:
     held_out: int = 24
     extra_a: int = 0
     nan_at: int = -1
+    slow: float = 0.0
     seed: int = 0
 
 
@@ -71,6 +75,9 @@ class Points:
         return found
 
     def load(self, modality: str, items: Sequence[str]) -> list[Any]:
+        if self.config.slow:
+            Path(os.environ["TOY_LOADS"]).touch()
+            time.sleep(self.config.slow)
         return [self.values[modality][int(item[1:])] for item in items]
 
     def facts(self) -> Mapping[str, Any]:

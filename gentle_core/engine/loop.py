@@ -72,6 +72,7 @@ class Trainer:
     Attributes:
         model: the whole model, up to date after `backend.collect()`.
         measure: evaluates the model on the validation split; returns flat metrics.
+        interrupt: says whether the run was asked to stop.
         fingerprints: hashes of the frozen encoders, which a checkpoint does not hold.
     """
 
@@ -86,6 +87,7 @@ class Trainer:
     display: Display
     measure: Callable[[], Mapping[str, float]]
     fingerprints: Mapping[str, str]
+    interrupt: InterruptFlag = attrs.field(factory=InterruptFlag)
     step: int = 0
     skipped: int = 0
     best: Best = attrs.field(init=False)
@@ -159,7 +161,7 @@ class Trainer:
         self.loss.train()
         self.display.start(name, self.steps, self.step)
         try:
-            with InterruptFlag() as interrupt:
+            with self.interrupt.patiently() as interrupt:
                 while self.step < self.steps:
                     began = time.perf_counter()
                     talked = ranks.seconds

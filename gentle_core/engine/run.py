@@ -15,6 +15,7 @@ import numpy as np
 from gentle_core.engine import baselines
 from gentle_core.engine.artifact import save_model
 from gentle_core.engine.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer
 from gentle_core.engine.place import find_place
 from gentle_core.engine.progress import Display
@@ -72,10 +73,10 @@ def run_recipe(
     device = choose_device(engine.device, place.local_rank) if place else None
     if place and place.rank:
         display = Display(quiet=True)
-    with joined(place, device, engine.timeout) as ranks:
+    with InterruptFlag() as interrupt, joined(place, device, engine.timeout) as ranks:
         directory = ranks.on_main(lambda: free_directory(resolved) if out is None else out)
         display.say(f"run directory: {directory}")
-        session = Session(resolved, directory, resume, display, ranks)
+        session = Session(resolved, directory, resume, display, ranks, interrupt)
         with _recorded(session):
             result = _run(session)
         if report:
@@ -91,7 +92,7 @@ def _recorded(session: Session) -> Iterator[None]:
         yield
     except BaseException as error:
         cause = session.ranks.cause(error)
-        stopped = isinstance(cause, Interrupted | KeyboardInterrupt)
+        stopped = isinstance(cause, KeyboardInterrupt) or getattr(cause, "exit_code", 0) == Interrupted.exit_code
         session.display.stop()
         with contextlib.suppress(CheckpointError):  # on a full disk there is no room for this either
             session.finish("interrupted" if stopped else "failed", str(cause))
@@ -195,7 +196,9 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
     if table.pairs_only:
         session.display.say("baseline: CLIP on the same pairs, for the same steps")
         folder = run.path / "baselines" / "pairs_only"
-        again = Session(baselines.pairs_only(session.resolved), folder, "auto", session.display, session.ranks)
+        again = Session(
+            baselines.pairs_only(session.resolved), folder, "auto", session.display, session.ranks, session.interrupt
+        )
         with _recorded(again):
             _run(again)
         others[baselines.PAIRS_ONLY] = {name: split.embed(again.model) for name, split in again.splits.items()}

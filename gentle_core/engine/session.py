@@ -18,6 +18,7 @@ from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.streams import stream
 from gentle_core.engine.backend import Backend, LocalBackend
 from gentle_core.engine.build import Builder
+from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer, count_parameters
 from gentle_core.engine.measure import compare, measure
 from gentle_core.engine.progress import Display
@@ -58,7 +59,11 @@ STATISTICS_ROWS = 512
 class Session:
     """A run in progress: the built parts and the splits, from the recipe to the finished directory."""
 
-    def __init__(self, resolved: Resolved, out: Path, resume: str, display: Display, ranks: Ranks = ALONE):
+    def __init__(
+        self, resolved: Resolved, out: Path, resume: str, display: Display, ranks: Ranks = ALONE,
+        interrupt: InterruptFlag | None = None,
+    ):  # fmt: skip
+        self.interrupt = interrupt or InterruptFlag()
         self.resolved, self.recipe, self.resume, self.display = resolved, resolved.recipe, resume, display
         self.ranks = ranks
         self.run = RunDirectory(out, writes=ranks.main)
@@ -243,6 +248,7 @@ class Session:
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
             backend=self.backend, data=data, run=self.run, display=self.display,
             measure=self._validate, fingerprints=self.fingerprints,
+            interrupt=self.interrupt,
         )  # fmt: skip
 
     def cache_held_out(self) -> None:

@@ -17,7 +17,8 @@ import torch
 
 from gentle_core.engine import checkpoint
 from gentle_core.engine.checkpoint import load_checkpoint, newest_checkpoint, prune, save_checkpoint, steps_in
-from gentle_core.errors import CheckpointError
+from gentle_core.engine.interrupt import InterruptFlag
+from gentle_core.errors import CheckpointError, Interrupted, Stopped
 
 from .conftest import TOY
 from .test_run import digest
@@ -54,6 +55,7 @@ class Process:
         command = [sys.executable, "-c", "from gentle_core.cli import main; main()", "run", str(tmp_path / "toy.toml")]
         command += ["--plugin", str(TOY), "--out", str(self.out), *options]
         env = os.environ | {"GENTLE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        env |= {"TOY_LOADS": str(tmp_path / "loads")}
         self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
     def stop(self, number: int, after: int) -> tuple[int, str]:
@@ -93,6 +95,58 @@ def test_sigterm_leaves_a_checkpoint_sigkill_too_and_the_rest_gives_the_same_bit
             self.out = tmp_path / name
 
     assert digest(Run("run")) == digest(Run("straight"))
+
+
+def test_a_signal_is_a_flag_in_the_loop_and_an_end_elsewhere():
+    with InterruptFlag() as flag, flag.patiently():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.name == "SIGTERM"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.name == "SIGTERM", "only a second Ctrl-C is in a hurry"
+        flag.name = ""
+    with pytest.raises(Stopped, match=r"SIGTERM.*--resume auto"), InterruptFlag() as flag:
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped, match="SIGINT"), InterruptFlag() as flag, flag.patiently():
+        os.kill(os.getpid(), signal.SIGINT)
+        # the loop ended without another look at the flag
+    with pytest.raises(KeyboardInterrupt), InterruptFlag() as flag, flag.patiently():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and Stopped.exit_code == Interrupted.exit_code == 75
+
+
+def until(condition, seconds=100.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.timeout(300)
+def test_a_second_ctrl_c_quits_at_once(tmp_path):
+    """The first waits for the end of a step, which here never comes."""
+    slow = ("--set", "dataset.slow=1000", "--set", "towers.a.head.standardize=false", "--set",
+            "towers.b.encoder.freeze=false", "--set", "towers.b.head.standardize=false")  # fmt: skip
+    run = Process(tmp_path, "run", *slow)
+    until((tmp_path / "loads").exists)
+    run.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.process.wait(1.0)
+    began = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    code, error = run.finish()
+    assert code == 130 and "interrupted" in error and time.monotonic() - began < 10
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_before_the_first_step_ends_in_order(tmp_path):
+    run = Process(tmp_path, "run", "--set", "dataset.slow=1000")
+    until((tmp_path / "loads").exists)  # for the features of the frozen tower
+    run.process.send_signal(signal.SIGTERM)
+    code, error = run.finish()
+    assert code == 75 and "SIGTERM: stopped" in error, error
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "interrupted"
 
 
 def tensors(value: float = 1.0) -> dict[str, dict[str, torch.Tensor]]:
