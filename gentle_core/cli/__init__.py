@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("gentle_core.cli.evaluate:evaluate", "Evaluate a finished run on a downstream task."),
     "study": ("gentle_core.cli.study:study", "Compare methods over numbers of pairs and seeds, with controls."),
     "report": ("gentle_core.cli.report:report", "Write the report of a run again."),
+    "schema": ("gentle_core.cli.schema:schema", "Print the JSON schema of recipes, for editors."),
     "plugins": ("gentle_core.cli.plugins:plugins", "Show what is installed, and what is broken."),
     "new": ("gentle_core.cli.new:new", "Make a plugin that works at once, to change into your own."),
     "sample-size": ("gentle_core.cli.sample_size:sample_size", "Say how many rows a batch needs for your embeddings."),

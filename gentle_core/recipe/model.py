@@ -7,8 +7,9 @@ the component that `use` names; the latter are parsed into the component's confi
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -17,19 +18,20 @@ from attrs.validators import optional
 _SPLITS = ("train", "val", "test")
 
 
-def _at_least(low: float) -> Any:
-    """A finite number, `low` or more."""
+@attrs.frozen
+class _Least:
+    """A finite number, not below `bound` (or above it, for `operator.gt`)."""
 
-    def check(_: Any, __: attrs.Attribute[Any], value: float) -> None:
-        if not (math.isfinite(value) and value >= low):
-            raise ValueError(f"must be {low} or more{'' if math.isfinite(value) else ' and finite'}, not {value}")
+    bound: float
+    compare_func: Callable[[float, float], bool] = operator.ge
 
-    return check
+    def __call__(self, _: Any, __: attrs.Attribute[Any], value: float) -> None:
+        if not (math.isfinite(value) and self.compare_func(value, self.bound)):
+            wanted = f"{self.bound} or more" if self.compare_func is operator.ge else f"above {self.bound}"
+            raise ValueError(f"must be {wanted}{'' if math.isfinite(value) else ' and finite'}, not {value}")
 
 
-def _above_0(_: Any, __: attrs.Attribute[Any], value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"must be above 0{'' if math.isfinite(value) else ' and finite'}, not {value}")
+_above_0 = _Least(0, operator.gt)
 
 
 def _below_1(_: Any, __: attrs.Attribute[Any], value: float) -> None:
@@ -106,8 +108,8 @@ class HeadTable:
         dropout_input: dropout on the features that enter the head.
     """
 
-    dimension: int = attrs.field(default=128, validator=_at_least(1))
-    hidden: int = attrs.field(default=256, validator=_at_least(0))
+    dimension: int = attrs.field(default=128, validator=_Least(1))
+    hidden: int = attrs.field(default=256, validator=_Least(0))
     dropout: float = attrs.field(default=0.1, validator=_below_1)
     dropout_input: float = attrs.field(default=0.0, validator=_below_1)
     standardize: bool = True
@@ -126,7 +128,7 @@ class TowerTable:
     encoder: EncoderTable
     head: HeadTable = HeadTable()
     augment: tuple[Component, ...] = ()
-    unpaired_rows: int | None = attrs.field(default=None, validator=optional(_at_least(0)))
+    unpaired_rows: int | None = attrs.field(default=None, validator=optional(_Least(0)))
 
 
 @attrs.frozen(kw_only=True)
@@ -171,31 +173,31 @@ class TrainTable:
         workers: loader processes; 0 loads in the training process. Results do not depend on it.
     """
 
-    steps: int | None = attrs.field(default=None, validator=optional(_at_least(1)))
+    steps: int | None = attrs.field(default=None, validator=optional(_Least(1)))
     epochs: float | None = attrs.field(default=None, validator=optional(_above_0))
-    batch_size: int = attrs.field(default=64, validator=_at_least(2))
-    paired_rows: int | None = attrs.field(default=None, validator=optional(_at_least(0)))
-    unpaired_rows: int | None = attrs.field(default=None, validator=optional(_at_least(0)))
-    proportional: int | None = attrs.field(default=None, validator=optional(_at_least(2)))
-    seed: int = attrs.field(default=0, validator=_at_least(0))
+    batch_size: int = attrs.field(default=64, validator=_Least(2))
+    paired_rows: int | None = attrs.field(default=None, validator=optional(_Least(0)))
+    unpaired_rows: int | None = attrs.field(default=None, validator=optional(_Least(0)))
+    proportional: int | None = attrs.field(default=None, validator=optional(_Least(2)))
+    seed: int = attrs.field(default=0, validator=_Least(0))
     learning_rate: float = attrs.field(default=1e-3, validator=_above_0)
     encoder_learning_rate: float = attrs.field(default=1e-4, validator=_above_0)
-    weight_decay: float = attrs.field(default=0.01, validator=_at_least(0))
-    warmup: float = attrs.field(default=0.1, validator=_at_least(0))
+    weight_decay: float = attrs.field(default=0.01, validator=_Least(0))
+    warmup: float = attrs.field(default=0.1, validator=_Least(0))
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: float = attrs.field(default=1.0, validator=_at_least(0))
-    accumulate: int = attrs.field(default=1, validator=_at_least(1))
+    clip: float = attrs.field(default=1.0, validator=_Least(0))
+    accumulate: int = attrs.field(default=1, validator=_Least(1))
     precision: Literal["float32", "bfloat16"] = "float32"
     adversary_rate: float = attrs.field(default=1e-2, validator=_above_0)
-    evaluate_every: int = attrs.field(default=0, validator=_at_least(0))
-    checkpoint_every: int = attrs.field(default=0, validator=_at_least(0))
-    log_every: int = attrs.field(default=10, validator=_at_least(0))
-    keep_last: int = attrs.field(default=2, validator=_at_least(1))
-    keep_best: int = attrs.field(default=1, validator=_at_least(1))
+    evaluate_every: int = attrs.field(default=0, validator=_Least(0))
+    checkpoint_every: int = attrs.field(default=0, validator=_Least(0))
+    log_every: int = attrs.field(default=10, validator=_Least(0))
+    keep_last: int = attrs.field(default=2, validator=_Least(1))
+    keep_best: int = attrs.field(default=1, validator=_Least(1))
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    max_skipped: int = attrs.field(default=10, validator=_at_least(0))
+    max_skipped: int = attrs.field(default=10, validator=_Least(0))
     select: str = ""
-    workers: int = attrs.field(default=0, validator=_at_least(0))
+    workers: int = attrs.field(default=0, validator=_Least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -211,7 +213,7 @@ class EngineTable:
 
     use: Literal["local"] = "local"
     device: str = attrs.field(default="auto", validator=_device)
-    threads: int = attrs.field(default=0, validator=_at_least(0))
+    threads: int = attrs.field(default=0, validator=_Least(0))
     timeout: float = attrs.field(default=1800.0, validator=_above_0)
 
 
@@ -225,7 +227,7 @@ class EvaluateTable:
     """
 
     splits: tuple[str, ...] = attrs.field(default=("val", "test"), validator=_splits)
-    limit: int = attrs.field(default=0, validator=_at_least(0))
+    limit: int = attrs.field(default=0, validator=_Least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -246,7 +248,7 @@ class ReportTable:
     """`[report]`: `map` is the method of the 2-D map, `examples` how many nearest-neighbour examples are shown."""
 
     map: Literal["pca", "tsne", "none"] = "pca"
-    examples: int = attrs.field(default=6, validator=_at_least(0))
+    examples: int = attrs.field(default=6, validator=_Least(0))
 
 
 @attrs.frozen(kw_only=True)
