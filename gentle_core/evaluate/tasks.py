@@ -93,9 +93,11 @@ class _Task:
     def __init__(self, config: Any, context: BuildContext):
         self.config, self.context = config, context
 
-    def find(self, model: EmbeddingModel) -> tuple[str, Labelled, list[bool] | None]:
-        """The tower, the labelled items, and which of them it was trained on (None where that is not known)."""
+    def find(self, model: EmbeddingModel, split: str = "all") -> tuple[str, Labelled, list[bool] | None]:
+        """The tower, the labelled items of a split, and which of them it was trained on (None: that is not known)."""
         tower, data = self._tower(model)
+        if split != "all":
+            data = data.only([one == split for one in data.splits])
         if self.context.trained_on is None:
             return tower, data, None
         seen: list[bool] = []
@@ -159,10 +161,7 @@ class ZeroShot(_Task):
     """`core/zero-shot`"""
 
     def evaluate(self, model: EmbeddingModel) -> Mapping[str, Any]:
-        tower, data, seen = self.find(model)
-        if self.config.split != "all":
-            keep = [split == self.config.split for split in data.splits]
-            data, seen = data.only(keep), seen and [s for s, k in zip(seen, keep, strict=True) if k]
+        tower, data, seen = self.find(model, self.config.split)
         reader = self._reader(model, tower)
         about = data.dataset.facts()
         classes = sorted(set(data.labels))
