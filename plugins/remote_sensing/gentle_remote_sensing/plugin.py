@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from gentle_core.api import DatasetSpec, LossSpec, ModalitySpec, hookimpl
+from gentle_core.api import AugmentationSpec, DatasetSpec, EncoderSpec, LossSpec, ModalitySpec, hookimpl
+from gentle_remote_sensing import augment
 from gentle_remote_sensing.datasets import config as datasets
+from gentle_remote_sensing.encoders import config as encoders
 from gentle_remote_sensing.losses import config as losses
 
-SCENE, TEXT = "aerial-image", "text"
+SCENE, BANDS, TEXT = "aerial-image", "multispectral-image", "text"
 
 _S_CLIP = "Mo et al. S-CLIP: Semi-supervised vision-language learning using few specialist captions. NeurIPS 2023"
 
@@ -18,12 +20,16 @@ def gentle_modalities() -> list[ModalitySpec]:
             name=SCENE,
             summary="Overhead scenes: photographs from above, without an upright side",
             reads_as=("image",),
-        )
+        ),
+        ModalitySpec(
+            name=BANDS,
+            summary="Overhead images with any number of bands (gentle_remote_sensing.bands)",
+        ),
     ]
 
 
 _QU = "Qu et al. Deep semantic understanding of high resolution remote sensing image. CITS 2016"
-_BOTH = (SCENE, TEXT)
+_BOTH = (SCENE, BANDS, TEXT)
 
 
 @hookimpl
@@ -63,11 +69,38 @@ def gentle_datasets() -> list[DatasetSpec]:
         ),
         DatasetSpec(
             name="scene-folder",
-            modalities=(SCENE,),
+            modalities=(SCENE, BANDS),
             labelled=True,
             config=datasets.SceneFolderConfig,
             target="gentle_remote_sensing.datasets.folder:build",
             summary="Labelled scenes, a folder a class: UCM, WHU-RS19, RSSCN7, AID, RESISC45 and the like",
+        ),
+    ]
+
+
+@hookimpl
+def gentle_encoders() -> list[EncoderSpec]:
+    return [
+        EncoderSpec(
+            name="bands",
+            modality=BANDS,
+            config=encoders.BandsConfig,
+            target="gentle_remote_sensing.encoders.bands:build",
+            summary="An image encoder of the vision-language plugin whose first layer reads any number of bands",
+        ),
+    ]
+
+
+@hookimpl
+def gentle_augmentations() -> list[AugmentationSpec]:
+    return [
+        AugmentationSpec(
+            name="right-angles",
+            modalities=(SCENE, BANDS),
+            stage="batch",
+            config=augment.RightAnglesConfig,
+            target="gentle_remote_sensing.augment:build_right_angles",
+            summary="Turns by right angles and mirror images: overhead scenes have no upright side",
         ),
     ]
 

@@ -11,7 +11,19 @@ from gentle_vision_language.datasets.config import ImageChecks
 
 
 @attrs.frozen(kw_only=True)
-class CaptionsConfig(ImageChecks):
+class SceneChecks(ImageChecks):
+    """What all datasets of scenes share.
+
+    Attributes:
+        multispectral: the images are GeoTIFF files with any number of bands, read through rasterio (the extra
+            `geotiff`), and served as `multispectral-image` instead of `aerial-image`.
+    """
+
+    multispectral: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class CaptionsConfig(SceneChecks):
     """What the caption datasets share.
 
     Attributes:
@@ -58,7 +70,7 @@ class UnionConfig(CaptionsConfig):
 
 
 @attrs.frozen(kw_only=True)
-class SceneFolderConfig(ImageChecks):
+class SceneFolderConfig(SceneChecks):
     """Options of `remote-sensing/scene-folder`.
 
     Attributes:

@@ -7,12 +7,11 @@ from pathlib import Path
 from gentle_core.api import BuildContext, DataError
 from gentle_remote_sensing.datasets.config import SceneFolderConfig
 from gentle_remote_sensing.datasets.names import class_names
-from gentle_remote_sensing.datasets.scenes import SCENE, SPLITS
-from gentle_vision_language.datasets.captions import CaptionDataset, Entry, usable
+from gentle_remote_sensing.datasets.scenes import SPLITS, checked, image_file, served_as
+from gentle_vision_language.datasets.captions import CaptionDataset, Entry
 from gentle_vision_language.datasets.flickr8k import SUFFIX, image_files
 from gentle_vision_language.datasets.skips import Skips
 from gentle_vision_language.datasets.splits import split_name
-from gentle_vision_language.items import ImageFile
 
 
 def build(config: SceneFolderConfig, context: BuildContext) -> CaptionDataset:
@@ -24,14 +23,8 @@ def build(config: SceneFolderConfig, context: BuildContext) -> CaptionDataset:
         for folder in class_folders(root):
             for name, place in image_files(folder).items():
                 item = f"{folder.name}/{name}" if len(roots) == 1 else f"{split}/{folder.name}/{name}"
-                entries.append((split, Entry(item, ImageFile(place), (), folder.name, str(folder))))
-    whole = {
-        entry.id
-        for entry in usable(
-            (entry for _, entry in entries), skips, context,
-            min_side=config.min_side, max_pixels=config.max_pixels, check=config.check,
-        )
-    }  # fmt: skip
+                entries.append((split, Entry(item, image_file(config, place), (), folder.name, str(folder))))
+    whole = checked([entry for _, entry in entries], skips, config, context)
     splits = {s: [e for split, e in entries if split == s and e.id in whole] for s in SPLITS}
     classes = sorted({entry.label for found in splits.values() for entry in found})
     if len(classes) < 2:
@@ -46,7 +39,7 @@ def build(config: SceneFolderConfig, context: BuildContext) -> CaptionDataset:
         "source": str(config.path), "skipped": skips.facts(), "classes": classes,
         "class_names": class_names(classes, config.names), "templates": list(config.templates),
     }  # fmt: skip
-    return CaptionDataset(splits, facts, image_modality=SCENE)
+    return CaptionDataset(splits, facts, image_modality=served_as(config))
 
 
 def split_roots(path: Path) -> dict[str, Path]:

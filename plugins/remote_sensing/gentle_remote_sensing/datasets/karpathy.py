@@ -19,12 +19,11 @@ import attrs
 from gentle_core.api import BuildContext, DataError
 from gentle_remote_sensing.datasets.config import KarpathyConfig, UnionConfig
 from gentle_remote_sensing.datasets.names import UCM_CLASSES, class_names
-from gentle_remote_sensing.datasets.scenes import Reader, SceneDataset
+from gentle_remote_sensing.datasets.scenes import Reader, SceneDataset, image_file
 from gentle_vision_language.datasets.captions import Entry, clean_captions
 from gentle_vision_language.datasets.flickr8k import image_files
 from gentle_vision_language.datasets.splits import split_name
 from gentle_vision_language.datasets.text_files import read_text
-from gentle_vision_language.items import ImageFile
 
 TEMPLATES = ("an aerial photograph of {}.",)
 
@@ -175,7 +174,9 @@ def read(
         if not kept:
             continue
         label = source.label(PurePath(name).stem)
-        reader.entries.append((split, Entry(f"{prefix}{name}", ImageFile(place), kept, label, str(path))))
+        reader.entries.append(
+            (split, Entry(f"{prefix}{name}", image_file(reader.config, place), kept, label, str(path)))
+        )
 
 
 def _first(folder: Path, source: Source) -> Path:

@@ -12,7 +12,8 @@ import attrs
 import numpy as np
 
 from gentle_core.api import BuildContext, DataError, ItemIndex
-from gentle_remote_sensing.datasets.config import CaptionsConfig
+from gentle_remote_sensing.bands import BANDS, BandsFile, problem
+from gentle_remote_sensing.datasets.config import CaptionsConfig, SceneChecks
 from gentle_remote_sensing.datasets.names import KEYWORDS, Keywords
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, usable
 from gentle_vision_language.datasets.flickr8k import image_files
@@ -24,11 +25,41 @@ SCENE, TEXT = "aerial-image", "text"
 SPLITS = ("train", "val", "test")
 
 
+def served_as(config: SceneChecks) -> str:
+    """The modality of a dataset's images."""
+    return BANDS if config.multispectral else SCENE
+
+
+def image_file(config: SceneChecks, path: str) -> ImageFile:
+    return BandsFile(path) if config.multispectral else ImageFile(path)
+
+
+def checked(entries: Sequence[Entry], skips: Skips, config: SceneChecks, context: BuildContext) -> set[str]:
+    """Ids of the entries whose image, if they have one, can be used; the others are skipped by name."""
+    if not config.multispectral:
+        limits = {"min_side": config.min_side, "max_pixels": config.max_pixels, "check": config.check}
+        return {entry.id for entry in usable(entries, skips, context, **limits)}  # type: ignore[arg-type]
+    kept = set()
+    for entry in entries:
+        why = problem(entry.image, config.min_side) if entry.image is not None and config.check == "decode" else ""
+        if why:
+            skips.add(str(entry.image), why, "bad images")
+        else:
+            kept.add(entry.id)
+    return kept
+
+
 class SceneDataset(CaptionDataset):
     """Scenes and captions by split. A caption's `labels` say which keywords it contains."""
 
-    def __init__(self, splits: Mapping[str, Sequence[Entry]], facts: Mapping[str, Any], keywords: Sequence[str]):
-        super().__init__(splits, {**facts, "keywords": list(keywords)}, image_modality=SCENE)
+    def __init__(
+        self,
+        splits: Mapping[str, Sequence[Entry]],
+        facts: Mapping[str, Any],
+        keywords: Sequence[str],
+        image_modality: str = SCENE,
+    ):
+        super().__init__(splits, {**facts, "keywords": list(keywords)}, image_modality)
         self._keywords = Keywords(keywords)
         self._rows: dict[str, np.ndarray] = {}
 
@@ -67,21 +98,14 @@ class Reader:
         """
         self._more_captions()
         self._more_images()
-        config = self.config
-        whole = {
-            entry.id
-            for entry in usable(
-                (entry for _, entry in self.entries), self.skips, self.context,
-                min_side=config.min_side, max_pixels=config.max_pixels, check=config.check,
-            )
-        }  # fmt: skip
+        whole = checked([entry for _, entry in self.entries], self.skips, self.config, self.context)
         splits = {s: [e for split, e in self.entries if split == s and e.id in whole] for s in SPLITS}
         if not any(splits.values()):
             raise DataError("; ".join(filter(None, (f"{where}: no scene with captions", self.skips.notice()))))
         if notice := self.skips.notice():
             self.context.notify(notice)
         more = {"source": str(where), "skipped": self.skips.facts(), "left_out": dict(self.counts)}
-        return SceneDataset(splits, {**more, **facts}, self.config.keywords or KEYWORDS)
+        return SceneDataset(splits, {**more, **facts}, self.config.keywords or KEYWORDS, served_as(self.config))
 
     def _more_captions(self) -> None:
         for path in self.config.more_captions:
@@ -94,7 +118,7 @@ class Reader:
     def _more_images(self) -> None:
         for folder in self.config.more_images:
             for name, path in image_files(folder).items():
-                entry = Entry(f"{folder.name}/{name}", ImageFile(path), (), source=str(folder))
+                entry = Entry(f"{folder.name}/{name}", image_file(self.config, path), (), source=str(folder))
                 self.entries.append(("train", entry))
                 self.counts["images_without_captions"] += 1
 

@@ -1,0 +1,1 @@
+"""Encoders for images with more bands than red, green and blue."""
