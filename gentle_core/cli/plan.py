@@ -13,11 +13,12 @@ import attrs
 
 from gentle_core.batch import BuildContext, ItemIndex
 from gentle_core.builtin import Child, GentleConfig, needs
-from gentle_core.data.pools import make_pools
+from gentle_core.data.pools import pools_of
 from gentle_core.data.rows import rows_per_batch
+from gentle_core.data.sources import open_dataset
 from gentle_core.data.streams import torch_seed
 from gentle_core.errors import ComponentError, DataError
-from gentle_core.factory import cache_folder, create
+from gentle_core.factory import cache_folder
 from gentle_core.recipe import Recipe, Resolved
 from gentle_core.schedule import Schedule
 from gentle_core.specs import LossSpec
@@ -54,6 +55,9 @@ def _dataset_rows(resolved: Resolved) -> Iterator[Row]:
     entry = resolved.catalog.get("dataset", table.use)
     changed = _changed(table.config)
     yield "dataset", f"{table.use} ({entry.distribution} {entry.version})" + (f": {changed}" if changed else "")
+    for part in table.sources:
+        changed = _changed(part.config)
+        yield "", f"unmatched items of {part.use}" + (f": {changed}" if changed else "")
 
 
 def _tower_rows(resolved: Resolved) -> Iterator[Row]:
@@ -127,7 +131,7 @@ def _data_rows(resolved: Resolved, notify: Callable[[str], None]) -> Iterator[Ro
         context = BuildContext(
             cache_dir=cache_folder(), seed=torch_seed(recipe.train.seed, "init", "dataset"), notify=notify
         )
-        dataset = create(resolved.catalog.get("dataset", table.use), table.config, context)
+        dataset = open_dataset(recipe, resolved.catalog, context)
         names = dict.fromkeys(("train", *recipe.evaluate.splits))
         splits: dict[str, Mapping[str, ItemIndex]] = {name: dataset.index(name) for name in names}
     towers = {name: tower.modality for name, tower in recipe.towers.items()}
@@ -138,9 +142,7 @@ def _data_rows(resolved: Resolved, notify: Callable[[str], None]) -> Iterator[Ro
     for tower, modality in towers.items():
         if modality not in train or not len(train[modality]):
             raise DataError(f"the training split of {table.use} has no {modality} items for tower {tower!r}")
-    pools = make_pools(
-        train, towers, paired=table.paired, pool=table.pool, unpaired=table.unpaired, seed=recipe.train.seed
-    )
+    pools = pools_of(table, train, towers, recipe.train.seed)
     wanted = _needs(resolved)
     if not pools.pairs and "pairs" in wanted:
         raise DataError(f"{recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired")

@@ -11,9 +11,10 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -23,6 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gentle_core.errors import DataError
+
+_A = TypeVar("_A")
+_R = TypeVar("_R")
 
 SHARD_ROWS = 4096
 KEY_BYTES = 16
@@ -125,24 +129,42 @@ def size_buckets(sizes: Sequence[int], budget: int, most: int = 256) -> Iterator
         yield group
 
 
+def ahead(function: Callable[[_A], _R], arguments: Iterable[_A]) -> Iterator[_R]:
+    """`function` of each argument, in order, worked out one argument ahead in a thread: a batch is read and collated
+    while the one before it is encoded."""
+    with ThreadPoolExecutor(1, thread_name_prefix="gentle-ahead") as thread:
+        waiting: Future[_R] | None = None
+        for argument in arguments:
+            upcoming = thread.submit(function, argument)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = upcoming
+        if waiting is not None:
+            yield waiting.result()
+
+
 def encode_all(
-    encode: Callable[[list[Any]], Tensor],
+    prepare: Callable[[list[Any], list[bytes]], Any],
+    encode: Callable[[Any], Tensor],
     size: Callable[[Any], int],
     load: Callable[[Sequence[int]], list[Any]],
     count: int,
     *,
     store: FeatureStore | None = None,
+    variant: str = "",
     budget: int = 16384,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Features (count, width) of all items, in order, from the store where it has them.
 
     Args:
-        encode: raw items to features, no gradients.
+        prepare: raw items and their keys to what `encode` takes; it runs in a thread, one batch ahead.
+        encode: prepared items to features, no gradients.
         size: relative cost of an item, for bucketing.
         load: positions to raw items.
         count: how many items there are.
         store: where finished features are kept; None keeps nothing.
+        variant: of the items, when they are not encoded as they are: a name for the change.
         budget: largest number of padded units (items × longest size) encoded at once.
         progress: called with (done, total) when there is something to compute.
     """
@@ -151,12 +173,16 @@ def encode_all(
     for start in range(0, count, SHARD_ROWS):
         positions = list(range(start, min(start + SHARD_ROWS, count)))
         items = load(positions)
-        keys = [content_key(item) for item in items] if store else []
+        keys = [content_key([variant, item] if variant else item) for item in items] if store else []
         missing = [i for i in range(len(items)) if not (store and keys[i] in store.rows)]
         fresh: dict[int, Tensor] = {}
-        for bucket in size_buckets([size(items[i]) for i in missing], budget):
-            chosen = [missing[j] for j in bucket]
-            fresh.update(zip(chosen, encode([items[i] for i in chosen]).detach().float().cpu(), strict=True))
+        buckets = [[missing[j] for j in b] for b in size_buckets([size(items[i]) for i in missing], budget)]
+
+        def prepared(chosen: list[int], items: list[Any] = items, keys: list[bytes] = keys) -> Any:
+            return prepare([items[i] for i in chosen], [keys[i] for i in chosen] if keys else [])
+
+        for chosen, inputs in zip(buckets, ahead(prepared, buckets), strict=True):
+            fresh.update(zip(chosen, encode(inputs).detach().float().cpu(), strict=True))
             if progress:
                 progress(done + len(fresh), count)
         if store and fresh:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -61,7 +62,8 @@ class TowerSource:
         load: item ids to raw items.
         collate: raw items to tensors.
         augment: item-stage augmentations as (name, function).
-        features: (n, width) cached features of the training items, or None to encode anew every step.
+        features: (n, width) cached features of the training items, or (k, n, width) of k augmented views of them; None
+            to encode anew every step.
         labels: (n,) or (n, K) labels of the training items, for an objective that needs them.
     """
 
@@ -116,6 +118,7 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
         first = {"matched": 0, "unmatched": plan.matched}
         chosen = [(name, number, len(rows), list(rows) or [first[name]]) for name, number, rows in mine]
         wanted = sorted({row for *_, rows in chosen for row in rows})
+        drawn = self._views_drawn(tower, source, plan, step)
         raw: dict[int, Any] = {}
         if source.features is None:
             raw = dict(zip(wanted, source.load(source.modality, [items[r] for r in wanted]), strict=True))
@@ -123,7 +126,9 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
         for view in range(self.views):
             chunks = []
             for name, number, count, rows in chosen:
-                if source.features is not None:
+                if source.features is not None and drawn is not None:
+                    inputs = source.features[drawn[rows, view], torch.from_numpy(plan.positions[rows])]
+                elif source.features is not None:
                     inputs = source.features[torch.from_numpy(plan.positions[rows])]
                 else:
                     keys = [self._key(tower, source, plan, items, r) for r in rows]
@@ -138,6 +143,16 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
     def _key(self, tower: str, source: TowerSource, plan: TowerPlan, items: Sequence[str], row: int) -> str:
         """What an augmentation's stream is named after: the sample of a matched row, the item of another."""
         return source.index.samples[plan.positions[row]] if row < plan.matched else f"{tower}/{items[row]}"
+
+    def _views_drawn(self, tower: str, source: TowerSource, plan: TowerPlan, step: int) -> Tensor | None:
+        """Which of the cached views (rows, views) each row shows; the views of a row differ as far as there are any."""
+        if source.features is None or source.features.ndim < 3:
+            return None
+        count, parts = len(source.features), []
+        for group, rows in (("matched", plan.matched), ("unmatched", len(plan.positions) - plan.matched)):
+            order = stream(self.seed, "cached view", tower, step, group).random((rows, count)).argsort(axis=1)
+            parts.append(order[:, [view % count for view in range(self.views)]])
+        return torch.from_numpy(np.concatenate(parts))
 
     def _augmented(self, source: TowerSource, item: Any, key: str, step: int, view: int) -> Any:
         """Augmentations draw from streams of their own that depend on sample, step and view but not on the tower:

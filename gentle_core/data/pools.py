@@ -10,6 +10,10 @@ import numpy as np
 from gentle_core.batch import ItemIndex
 from gentle_core.data.streams import stream
 from gentle_core.errors import DataError
+from gentle_core.recipe.model import DatasetTable
+
+SOURCE = "unpaired["
+"""How the sample ids of further sources begin (`gentle_core.data.sources`). They are never pairs."""
 
 
 @attrs.frozen(eq=False)
@@ -58,6 +62,11 @@ def share_or_count(value: float | int, total: int, what: str) -> int:
     return min(value, total)
 
 
+def pools_of(table: DatasetTable, index: Mapping[str, ItemIndex], towers: Mapping[str, str], seed: int) -> Pools:
+    """The pools that a `[dataset]` table means, of the training index that its dataset gives."""
+    return make_pools(index, towers, paired=table.paired, pool=table.pool, unpaired=table.remaining, seed=seed)
+
+
 def make_pools(
     index: Mapping[str, ItemIndex],
     towers: Mapping[str, str],
@@ -72,13 +81,13 @@ def make_pools(
     Samples with items in two towers or more are candidates for pairing; a seeded order decides which keep it, so that
     a smaller `paired` takes a subset of a larger one. The rest loses its pairing: with `pool="shuffled"` every item
     goes into its tower's pool, with `"disjoint"` each sample serves one tower alone, in turn. Items without any mate
-    always belong to the pool.
+    always belong to the pool, and so do all items of further sources, whatever their sample ids.
 
     Args:
         index: items by modality, as a dataset gives them for its training split.
         towers: modality by tower name.
         paired: share (float) or count (int) of the candidates that keep their pairing.
-        unpaired: share or count of the other samples that go into the pools.
+        unpaired: share or count of the other samples of the dataset that go into the pools.
     """
     positions: dict[str, dict[str, list[int]]] = {}
     for tower, modality in towers.items():
@@ -92,14 +101,16 @@ def make_pools(
     for found in positions.values():
         for sample in found:
             presence[sample] = presence.get(sample, 0) + 1
-    candidates = sorted(sample for sample, count in presence.items() if count > 1)
-    alone = sorted(sample for sample, count in presence.items() if count == 1)
+    own = {sample: count for sample, count in presence.items() if not sample.startswith(SOURCE)}
+    candidates = sorted(sample for sample, count in own.items() if count > 1)
+    alone = sorted(sample for sample, count in own.items() if count == 1)
 
     order = [candidates[i] for i in stream(seed, "pairs").permutation(len(candidates))]
     kept = share_or_count(paired, len(order), "dataset.paired")
     chosen, rest = order[:kept], order[kept:]
     rest += [alone[i] for i in stream(seed, "alone").permutation(len(alone))]
     rest = rest[: share_or_count(unpaired, len(rest), "dataset.unpaired")]
+    rest += sorted(presence.keys() - own.keys())
 
     unmatched: dict[str, list[tuple[int, int]]] = {tower: [] for tower in towers}
     for number, sample in enumerate(rest):

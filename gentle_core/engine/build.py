@@ -11,6 +11,7 @@ import torch
 
 from gentle_core.batch import BuildContext
 from gentle_core.catalog import Catalog
+from gentle_core.data.sources import open_dataset
 from gentle_core.data.streams import torch_seed
 from gentle_core.engine.towers import AlignedModel, ProjectionHead, Tower
 from gentle_core.factory import cache_folder, create
@@ -45,7 +46,9 @@ class Builder:
         return create(self.catalog.get(kind, component.use), component.config, context)
 
     def dataset(self) -> Any:
-        return self._component("dataset", self.recipe.dataset, self._context("dataset"))
+        context = self._context("dataset")
+        torch.manual_seed(context.seed)
+        return open_dataset(self.recipe, self.catalog, context)
 
     def tower(self, name: str) -> Tower:
         """Encoder and head; the initial weights of one tower do not depend on the others."""

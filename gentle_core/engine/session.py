@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from gentle_core.builtin import needs
 from gentle_core.data.loader import StepDataset, TowerSource
-from gentle_core.data.pools import Pools, make_pools
+from gentle_core.data.pools import Pools, pools_of
 from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.streams import stream
+from gentle_core.data.views import Augmentations
 from gentle_core.engine.backend import Backend, LocalBackend
 from gentle_core.engine.build import Builder
 from gentle_core.engine.interrupt import InterruptFlag
@@ -29,6 +31,7 @@ from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError, GentleError, RecipeError
 from gentle_core.recipe.load import Resolved, differences
 from gentle_core.recipe.model import Recipe
+from gentle_core.recipe.structure import plain
 
 FREE_TO_CHANGE = (
     "engine", "report", "baseline", "evaluate", "train.workers", "train.keep_last", "train.log_every",
@@ -141,10 +144,7 @@ class Session:
         for tower, modality in self.towers.items():
             if not len(index.get(modality, ())):
                 raise DataError(f"the training split of {table.use} has no {modality} items for tower {tower!r}")
-        pools = make_pools(
-            index, self.towers, paired=table.paired, pool=table.pool, unpaired=table.unpaired,
-            seed=self.recipe.train.seed,
-        )  # fmt: skip
+        pools = pools_of(table, index, self.towers, self.recipe.train.seed)
         if not pools.pairs and "pairs" in self.needs:
             raise DataError(
                 f"{self.recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired, "
@@ -194,11 +194,15 @@ class Session:
             used = self._used(name)
             if table.encoder.freeze and not items and not batch:
                 features = self.train.features(self.model, name, used)
+            elif table.encoder.freeze and table.encoder.views:
+                augment = Augmentations(self._augmentation_names(name), items, batch)
+                features = self.train.views(self.model, name, used, augment, table.encoder.views)
             if table.head.standardize:
                 sample = self._statistics_rows(used, name) if features is None else used
                 found = self.train.features(self.model, name, sample) if features is None else features
-                self._check_finite(name, sample, found[sample])
-                tower.head.standardize(found[sample].to(self.device))
+                shown = found[..., sample, :].flatten(0, -2)  # all views of an item count
+                self._check_finite(name, sample * (len(shown) // len(sample)), shown)
+                tower.head.standardize(shown.to(self.device))
             sources[name] = TowerSource(
                 modality=self.towers[name], index=self.train.index[name], load=self.dataset.load,
                 collate=tower.encoder.collate, augment=items, features=features, labels=self._labels(name),
@@ -209,6 +213,11 @@ class Session:
                 "`gentle plugins info` shows the dataset's options"
             )
         return sources
+
+    def _augmentation_names(self, tower: str) -> str:
+        """What the tower's augmented views depend on."""
+        parts = [{"use": p.use, **plain(p.config)} for p in self.recipe.towers[tower].augment]
+        return json.dumps(parts, sort_keys=True, default=str)
 
     def _labels(self, tower: str) -> Tensor | None:
         """Labels of the tower's training items, where the objective needs them and the dataset has them."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from gentle_core.batch import ItemIndex
 from gentle_core.data.features import FeatureStore, encode_all
 from gentle_core.data.streams import stream
+from gentle_core.data.views import Augmentations
 from gentle_core.engine.progress import Display
 from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
@@ -88,17 +89,68 @@ class Split:
         encoder = model.tower(tower).encoder
         frozen = model.tower(tower).frozen
         store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}") if frozen else None
+        found = self._across_ranks(
+            model,
+            tower,
+            wanted,
+            lambda items, _: encoder.collate(items),
+            store=store,
+            progress=self._progress(f"features of {self.name}/{tower}") if frozen else None,
+        )
+        if frozen:
+            self._features[tower] = found
+        return found
+
+    def views(
+        self, model: AlignedModel, tower: str, positions: Sequence[int], augment: Augmentations, count: int
+    ) -> Tensor:
+        """Features (count, n, W) of `count` augmented views of a frozen tower's items, by way of the disk cache.
+
+        A view's random choices depend on the item's content, the augmentations and the view's number alone: neither
+        on the run's seed nor on the other items. Rows that are not in `positions` are zero.
+        """
+        encoder = model.tower(tower).encoder
+        store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}")
+        found = [
+            self._across_ranks(
+                model,
+                tower,
+                positions,
+                lambda items, keys: augment(encoder.collate, items, keys),
+                store=store,
+                variant=f"{augment.name}/view {view}",
+                progress=self._progress(f"features of {self.name}/{tower}, view {view + 1} of {count}"),
+            )
+            for view in range(count)
+        ]
+        return torch.stack(found)
+
+    def _across_ranks(
+        self,
+        model: AlignedModel,
+        tower: str,
+        wanted: Sequence[int],
+        prepare: Callable[[list[Any], list[bytes]], Any],
+        *,
+        store: FeatureStore | None,
+        variant: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Features (n, W) in index order, zero where a row is not wanted; each rank encodes its share of the rows."""
+        encoder = model.tower(tower).encoder
         shares = [wanted[rank :: self.ranks.size] for rank in range(self.ranks.size)]
         mine = shares[self.ranks.rank]
         with self.ranks.together():
             share = encode_all(
-                lambda items: model.encode(tower, items),
+                prepare,
+                lambda inputs: model.encode_inputs(tower, inputs),
                 encoder.size,
                 lambda rows: self.load(tower, [mine[r] for r in rows]),
                 len(mine),
                 store=store,
+                variant=variant,
                 budget=EVALUATION_BUDGET,
-                progress=self._progress(f"features of {self.name}/{tower}") if frozen else None,
+                progress=progress,
             )
         self.display.stop()
         found = torch.zeros(len(self.index[tower]), encoder.width)
@@ -106,8 +158,6 @@ class Split:
             parts = self.ranks.gather_rows(share.reshape(-1, encoder.width), [len(rows) for rows in shares])
             for rows, part in zip(shares, parts, strict=True):
                 found[rows] = part
-        if frozen:
-            self._features[tower] = found
         return found
 
     def _progress(self, name: str) -> Callable[[int, int], None]:

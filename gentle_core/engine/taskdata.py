@@ -14,7 +14,7 @@ from torch import Tensor
 from gentle_core.batch import BuildContext
 from gentle_core.catalog import Catalog, Entry
 from gentle_core.data.features import KEY_BYTES, FeatureStore, content_key, encode_all
-from gentle_core.data.pools import make_pools
+from gentle_core.data.pools import pools_of
 from gentle_core.engine.artifact import RECIPE
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably
@@ -44,7 +44,8 @@ class CachedModel:
             self._stores[tower] = self._store(tower)
         encoder = self.model.tower(tower).encoder
         features = encode_all(
-            lambda raw: self.model.encode(tower, raw),
+            lambda raw, _: encoder.collate(raw),
+            lambda inputs: self.model.encode_inputs(tower, inputs),
             encoder.size,
             lambda rows: [items[row] for row in rows],
             len(items),
@@ -149,10 +150,7 @@ class TaskData:
         resolved, dataset = self._training
         table, index = resolved.recipe.dataset, dataset.index("train")
         towers = {name: t.modality for name, t in resolved.recipe.towers.items()}
-        pools = make_pools(
-            index, towers, paired=table.paired, pool=table.pool, unpaired=table.unpaired,
-            seed=resolved.recipe.train.seed,
-        )  # fmt: skip
+        pools = pools_of(table, index, towers, resolved.recipe.train.seed)
         used = sorted(set(pools.unmatched[tower].tolist()).union(*(g.tolist() for g in pools.matched[tower])))
         items = index[towers[tower]].items
         keys: set[bytes] = set()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentle_core.data.features import size_buckets
+from gentle_core.data.features import ahead, size_buckets
+from gentle_core.errors import ComponentError
 from gentle_core.recipe.model import HeadTable
 
 EVALUATION_BUDGET = 16384
@@ -51,6 +52,11 @@ class ProjectionHead(nn.Module):
             )
         else:
             self.layers = nn.Linear(width, table.dimension)
+        if table.init == "identity":
+            if width != table.dimension:
+                raise ComponentError(f'init = "identity" needs head.dimension = {width}, the encoder\'s width')
+            nn.init.eye_(self.layers.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.layers.bias)  # type: ignore[arg-type]
 
     def standardize(self, features_BW: Tensor) -> None:
         """Take mean and standard deviation from these features; a constant column keeps a deviation of 1."""
@@ -130,21 +136,24 @@ class AlignedModel(nn.Module):
         return self.project(name, inputs, cached)
 
     @torch.no_grad()
-    def encode(self, name: str, items: Sequence[Any]) -> Tensor:
-        """Raw items to encoder features (B, W), in eval mode, bucketed by size, float32 on the CPU."""
+    def encode_inputs(self, name: str, inputs: Any) -> Tensor:
+        """Collated items to encoder features (B, W), in eval mode, float32 on the CPU."""
         tower = self.tower(name)
         was_training, _ = tower.training, tower.eval()
-        parts: list[tuple[list[int], Tensor]] = []
         try:
-            for rows in size_buckets([tower.encoder.size(item) for item in items], EVALUATION_BUDGET):
-                inputs = to_device(tower.encoder.collate([items[r] for r in rows]), self.device)
-                with self.autocast():
-                    parts.append((rows, tower.features(inputs).float().cpu()))
+            with self.autocast():
+                return tower.features(to_device(inputs, self.device)).float().cpu()
         finally:
             tower.train(was_training)
-        features = torch.empty(len(items), tower.encoder.width)
-        for rows, part in parts:
-            features[rows] = part
+
+    def encode(self, name: str, items: Sequence[Any]) -> Tensor:
+        """Raw items to encoder features (B, W), in eval mode, bucketed by size, float32 on the CPU."""
+        encoder = self.tower(name).encoder
+        features = torch.empty(len(items), encoder.width)
+        buckets = list(size_buckets([encoder.size(item) for item in items], EVALUATION_BUDGET))
+        prepared = ahead(lambda rows: encoder.collate([items[r] for r in rows]), buckets)
+        for rows, inputs in zip(buckets, prepared, strict=True):
+            features[rows] = self.encode_inputs(name, inputs)
         return features
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ def check(draft: Draft) -> None:
 
 def components(draft: Draft) -> Iterator[tuple[KeyPath, Entry]]:
     """Every component that was found, with the path of its table."""
-    parts = [draft.dataset, draft.objective]
+    parts = [draft.dataset, *draft.sources, draft.objective]
     for tower in draft.towers.values():
         parts += [tower.encoder, *tower.augment]
     for part in parts:
@@ -102,6 +102,18 @@ def modalities(draft: Draft) -> None:
             findings.problem(
                 (*part.path, "use"), f"{part.entry.full_name} acts on {acts}, and this tower holds {held!r}"
             )
+
+
+def sources(draft: Draft) -> None:
+    """Each further source of unmatched items has something for a tower."""
+    held = {tower.modality for tower in draft.towers.values() if tower.modality is not None}
+    for part in draft.sources:
+        if part.entry is None or not held:
+            continue
+        yields = part.entry.spec.modalities
+        if not any(draft.catalog.reads(modality, given) for modality in held for given in yields):
+            message = f"{part.entry.full_name} yields {listed(yields, 'and')}, which no tower holds"
+            draft.findings.problem((*part.path, "use"), message)
 
 
 def objective_fits(draft: Draft) -> None:
@@ -214,11 +226,19 @@ def frozen_encoders(draft: Draft) -> None:
     wants_views = "views" in draft.objective_needs()
     for name, tower in draft.towers.items():
         own = tower.encoder.own
+        views, place = own.get("views", 0), ("towers", name, "encoder", "views")
+        if views and not own.get("freeze"):
+            draft.findings.problem(place, "only features of a frozen encoder can be kept: set freeze = true")
         if not own.get("freeze"):
             continue
-        if tower.augment:
+        if views and not tower.augment:
+            draft.findings.hint(place, "has no effect: the tower has no augmentation")
+        elif views == 1 and wants_views:
+            draft.findings.hint(place, "the two views of a row are the same one: keep two or more")
+        elif tower.augment and not views:
             message = (
-                "augmenting before a frozen encoder means that it runs at every step: its features cannot be cached"
+                "augmenting before a frozen encoder means that it runs at every step; encoder.views = 4 would compute "
+                "four views of each item once"
             )
             draft.findings.hint(("towers", name, "augment"), message)
         elif wants_views and tower.head is not None and not (tower.head.dropout or tower.head.dropout_input):
@@ -244,6 +264,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     tower_names,
     run_name,
     modalities,
+    sources,
     objective_fits,
     pairs_name_towers,
     length_of_training,

@@ -100,6 +100,12 @@ class Draft:
         data = findings.layer.data
         self.fields = structure_fields(data, Recipe, findings.problems)
         self.dataset = self._part("dataset", DatasetTable, data.get("dataset"), ("dataset",))
+        unpaired = data["dataset"].get("unpaired") if isinstance(data.get("dataset"), Mapping) else None
+        self.sources = [
+            self._part("dataset", Component, item, ("dataset", "unpaired", number))
+            for number, item in enumerate(unpaired if isinstance(unpaired, (list, tuple)) else ())
+            if isinstance(item, Mapping)
+        ]
         self.objective = self._part("loss", ObjectiveTable, data.get("objective", {}), ("objective",))
         towers = data.get("towers")
         self.towers = {
@@ -123,6 +129,10 @@ class Draft:
             for name, table in self.fields["towers"].items()
         }
         dataset = self.dataset.finished(self.fields["dataset"])
+        if isinstance(dataset.unpaired, tuple):
+            parts = iter(self.sources)
+            finished = tuple(next(parts).finished(p) if isinstance(p, Component) else p for p in dataset.unpaired)
+            dataset = attrs.evolve(dataset, unpaired=finished)
         objective = self.objective.finished(self.fields.get("objective", ObjectiveTable()))
         return Recipe(**self.fields | {"dataset": dataset, "towers": towers, "objective": objective})
 

@@ -66,6 +66,17 @@ class Component:
     config: Any = attrs.field(default=None, eq=False)
 
 
+def _pool_sources(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """A share or count; or further sources, with one share or count among them at most."""
+    if not isinstance(value, tuple):
+        return _share_or_count(_, attribute, value)
+    numbers = [part for part in value if not isinstance(part, Component)]
+    if len(numbers) > 1:
+        raise ValueError(f"may hold one number, the share of the remaining samples, not {numbers}")
+    for number in numbers:
+        _share_or_count(_, attribute, number)
+
+
 @attrs.frozen(kw_only=True)
 class DatasetTable(Component):
     """`[dataset]`
@@ -74,12 +85,27 @@ class DatasetTable(Component):
         paired: share (0.0–1.0) or count (an integer) of the training pairs whose pairing is used; the other items
             become unmatched pools.
         pool: "shuffled" (an item's mate is somewhere in the other pool) or "disjoint" (it is nowhere).
-        unpaired: share or count of the remaining samples that go into the pools.
+        unpaired: share or count of the remaining samples that go into the pools. Or a list of further sources:
+            tables { use = …, … } of datasets whose training items all go into the pools; a number among them is the
+            share or count of the remaining samples (all of them where there is no number).
     """
 
     paired: float | int = attrs.field(default=1.0, validator=_share_or_count)
     pool: Literal["shuffled", "disjoint"] = "shuffled"
-    unpaired: float | int = attrs.field(default=1.0, validator=_share_or_count)
+    unpaired: float | int | tuple[float | int | Component, ...] = attrs.field(default=1.0, validator=_pool_sources)
+
+    @property
+    def remaining(self) -> float | int:
+        """Share or count of the dataset's own remaining samples that go into the pools."""
+        if not isinstance(self.unpaired, tuple):
+            return self.unpaired
+        return next((part for part in self.unpaired if not isinstance(part, Component)), 1.0)
+
+    @property
+    def sources(self) -> tuple[Component, ...]:
+        """Further sources of unmatched items."""
+        given = self.unpaired if isinstance(self.unpaired, tuple) else ()
+        return tuple(part for part in given if isinstance(part, Component))
 
 
 @attrs.frozen(kw_only=True)
@@ -88,10 +114,14 @@ class EncoderTable(Component):
 
     Attributes:
         freeze: no gradients, evaluation mode; features are computed once per item and cached on disk.
+        views: of a frozen encoder behind augmentations: how many augmented views of each training item are computed
+            once and cached on disk; each time a row is seen, it is one of them. 0 augments and encodes anew at every
+            step.
         learning_rate: overrides `train.encoder_learning_rate` for this encoder.
     """
 
     freeze: bool = False
+    views: int = attrs.field(default=0, validator=_at_least(0))
     learning_rate: float | None = attrs.field(default=None, validator=optional(_above_0))
 
 
@@ -106,6 +136,8 @@ class HeadTable:
         standardize: z-score the features that enter, with statistics of the training items: of all of them for a frozen
             encoder; for one that trains, of 512 of them before training.
         dropout_input: dropout on the features that enter the head.
+        init: "identity" lets a single linear map (`hidden = 0`) start as the identity, so that the towers begin where
+            their encoders were aligned before (both towers of a pretrained CLIP). `dimension` is then the encoder's.
     """
 
     dimension: int = attrs.field(default=128, validator=_Least(1))
@@ -113,6 +145,11 @@ class HeadTable:
     dropout: float = attrs.field(default=0.1, validator=_below_1)
     dropout_input: float = attrs.field(default=0.0, validator=_below_1)
     standardize: bool = True
+    init: Literal["random", "identity"] = "random"
+
+    def __attrs_post_init__(self) -> None:
+        if self.init == "identity" and (self.hidden or self.standardize):
+            raise ValueError('init = "identity" needs hidden = 0 and standardize = false')
 
 
 @attrs.frozen(kw_only=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from gentle_core.data.features import FeatureStore, content_key, encode_all, size_buckets
+from gentle_core.data.features import FeatureStore, ahead, content_key, encode_all, size_buckets
 from gentle_core.errors import DataError
 
 
@@ -21,7 +21,15 @@ def run(tmp_path, words, calls, key="k"):
         return torch.tensor([[float(len(w)), float(sum(map(ord, w)))] for w in items])
 
     store = FeatureStore(tmp_path, key)
-    return encode_all(encode, len, lambda rows: [words[r] for r in rows], len(words), store=store, budget=20)
+    return encode_all(
+        lambda items, keys: items,
+        encode,
+        len,
+        lambda rows: [words[r] for r in rows],
+        len(words),
+        store=store,
+        budget=20,
+    )
 
 
 def test_order_is_kept_and_the_second_time_costs_nothing(tmp_path):
@@ -78,3 +86,46 @@ def test_keys_follow_content():
     assert content_key("1") != content_key(1)
     with pytest.raises(DataError, match="cannot hash"):
         content_key(object())
+
+
+def test_variants_of_an_item_have_keys_of_their_own(tmp_path):
+    store, seen = FeatureStore(tmp_path, "k"), []
+
+    def run_variant(variant):
+        return encode_all(
+            lambda items, keys: (seen.extend(keys), items)[1],
+            lambda items: torch.tensor([[float(len(w)) + 10 * len(seen)] for w in items]),
+            len,
+            lambda rows: [["aa", "b"][r] for r in rows],
+            2,
+            store=store,
+            variant=variant,
+        )
+
+    plain, one, two = (run_variant(v) for v in ("", "one", "two"))
+    assert len(set(seen)) == 6
+    assert torch.equal(run_variant("one"), one) and not torch.equal(one, two) and not torch.equal(one, plain)
+    assert len(seen) == 6
+
+
+def test_items_that_lie_elsewhere_are_known_by_their_content():
+    class Lazy:
+        def content(self):
+            return b"abc"
+
+    assert content_key(Lazy()) == content_key(b"abc")
+
+
+def test_ahead_keeps_order_and_passes_errors_on():
+    assert list(ahead(lambda x: x * x, range(20))) == [x * x for x in range(20)]
+    assert list(ahead(str, [])) == []
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(ahead(lambda x: 1 / x, [1, 2, 0, 3]))
+    assert found == [1.0, 0.5]  # what was there before it
+
+
+def test_ahead_works_one_argument_ahead():
+    begun = []
+    for number, value in enumerate(ahead(lambda x: begun.append(x) or x, range(5))):
+        assert value == number and len(begun) <= number + 2
