@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import numpy as np
 import pytest
 import torch
 
 from gentle_core.data.loader import StepDataset
+from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.views import Augmentations
 from gentle_core.engine import splits
 from gentle_core.engine.progress import Display
@@ -74,20 +76,11 @@ def test_a_step_shows_two_different_views(toy_catalog, tmp_path, monkeypatch):
 
 
 def test_the_paired_rows_do_not_depend_on_the_unmatched(toy_catalog, tmp_path, monkeypatch):
-    run = session(toy_catalog, tmp_path, monkeypatch, CACHED)
-    data = run.trainer().data
-    fewer = attrs_rows(data, 0)
+    data = session(toy_catalog, tmp_path, monkeypatch, CACHED).trainer().data
+    rows = attrs.evolve(data.sampler.rows, unpaired=dict.fromkeys(data.sources, 0))
+    fewer = StepDataset(data.sources, BatchSampler(data.sampler.pools, rows, 0), 0, data.views)
     for view in range(2):
         assert torch.equal(data[3]["a"].views[view][0].inputs, fewer[3]["a"].views[view][0].inputs)
-
-
-def attrs_rows(data, unpaired):
-    import attrs
-
-    from gentle_core.data.sampler import BatchSampler
-
-    rows = attrs.evolve(data.sampler.rows, unpaired={tower: unpaired for tower in data.sources})
-    return StepDataset(data.sources, BatchSampler(data.sampler.pools, rows, 0), 0, data.views, data.chunks)
 
 
 def test_batch_augmentations_must_treat_rows_apart():
