@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gentle_core.batch import AlignBatch, LossContext, Rows
 from gentle_core.builtin import needs
-from gentle_core.data.pools import make_pools
+from gentle_core.data.pools import pools_of
 from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler, TowerPlan
 from gentle_core.engine.budget import ObjectiveCost, TowerCost
@@ -72,10 +72,7 @@ def foresee(resolved: Resolved, notify: Callable[[str], None] = lambda _: None) 
             raise DataError(f"the training split of {recipe.dataset.use} has no {modality} items for tower {name!r}")
     spec = resolved.catalog.get("loss", recipe.objective.use).spec
     wanted = needs(spec, recipe.objective.config, lambda name: resolved.catalog.get("loss", name).spec)
-    table = recipe.dataset
-    pools = make_pools(
-        index, modalities, paired=table.paired, pool=table.pool, unpaired=table.unpaired, seed=recipe.train.seed
-    )
+    pools = pools_of(recipe.dataset, index, modalities, recipe.train.seed)
     rows = rows_per_batch(recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in wanted)
     plans = BatchSampler(pools, rows, recipe.train.seed).batch(0)
     towers, on_meta = {}, {}
@@ -84,7 +81,7 @@ def foresee(resolved: Resolved, notify: Callable[[str], None] = lambda _: None) 
         augmented = bool(builder.augmentations(name, "item") or builder.augmentations(name, "batch"))
         items = [index[modality].items[p] for p in plans[name].positions]
         towers[name], on_meta[name] = _tower(
-            builder, name, dataset.load(modality, items), plans[name], cached=frozen and not augmented,
+            builder, name, dataset.load(modality, items), plans[name], cached=frozen and bool(recipe.towers[name].encoder.views or not augmented),
         )  # fmt: skip
     views = 2 if "views" in wanted else 1
     return Foreseen(towers, _objective(builder, towers, views), rows, views, on_meta)

@@ -121,7 +121,7 @@ class EncoderTable(Component):
     """
 
     freeze: bool = False
-    views: int = attrs.field(default=0, validator=_at_least(0))
+    views: int = attrs.field(default=0, validator=_Least(0))
     learning_rate: float | None = attrs.field(default=None, validator=optional(_above_0))
 
 

@@ -134,6 +134,10 @@ def _component(entry: Entry, table: type[model.Component], catalog: Catalog) -> 
     """Gentle's own keys beside the options of the component."""
     own = {name: schema for name, schema in _fields(table).items() if name not in _OWN}
     own["use"] = {"description": entry.spec.summary, "enum": _names(catalog, [entry])}
+    if table is model.DatasetTable:  # among the numbers it may hold further datasets, of any name
+        numbers: list[Schema] = [{"type": "number"}]
+        further = {"type": "array", "items": {"anyOf": [*numbers, _named(catalog, "dataset")]}}
+        own["unpaired"] |= {"anyOf": [*numbers, further]}
     options = _fields(entry.spec.config)
     required = [row.name for row in option_rows(entry.spec.config) if row.required]
     about = {"title": entry.full_name, "description": entry.spec.summary}

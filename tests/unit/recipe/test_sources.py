@@ -6,6 +6,7 @@ import pytest
 
 from gentle_core.errors import RecipeError
 from gentle_core.recipe import load_recipe
+from gentle_core.recipe.schema import recipe_schema
 
 
 def recipe(unpaired):
@@ -66,3 +67,12 @@ def test_views_belong_to_frozen_encoders(catalog):
         load_recipe(given, catalog=catalog)
     given["towers"]["ear"]["encoder"]["freeze"] = True
     assert any("no augmentation" in line for line in load_recipe(given, catalog=catalog).warnings)
+
+
+def test_editors_know_both_forms(catalog):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = recipe_schema(catalog)
+    for unpaired in (0.5, 3, [{"use": "folder", "width": 9}, 0.25]):
+        jsonschema.validate(recipe(unpaired), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe([{"use": "folder", "widht": 9}]), schema)
