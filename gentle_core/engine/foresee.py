@@ -81,7 +81,8 @@ def foresee(resolved: Resolved, notify: Callable[[str], None] = lambda _: None) 
         augmented = bool(builder.augmentations(name, "item") or builder.augmentations(name, "batch"))
         items = [index[modality].items[p] for p in plans[name].positions]
         towers[name], on_meta[name] = _tower(
-            builder, name, dataset.load(modality, items), plans[name], cached=frozen and bool(recipe.towers[name].encoder.views or not augmented),
+            builder, name, dataset.load(modality, items), plans[name],
+            cached=frozen and (not augmented or recipe.towers[name].encoder.views > 0),
         )  # fmt: skip
     views = 2 if "views" in wanted else 1
     return Foreseen(towers, _objective(builder, towers, views), rows, views, on_meta)
