@@ -21,7 +21,7 @@ from gentle_core.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "plugins/protein/README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md")), *sorted(DOCS.rglob("*.md"))]
 
 RUN = re.compile(r"<!-- run(?:: (?P<file>[\w.]+))? -->\s*\n```python\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)

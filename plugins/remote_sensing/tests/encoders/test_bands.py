@@ -46,6 +46,7 @@ def test_the_first_layer_does_with_its_colours_what_it_did_before(others):
 
 
 def test_efficientnet_with_bands_begins_as_the_one_for_colours(context):
+    pytest.importorskip("efficientnet_lite_pytorch")
     config = BandsConfig(bands=5, rgb=(2, 1, 0), others="zero", scale=1.0, resolution=32, backbone=SMALL)
     torch.manual_seed(0)
     encoder = build(config, context).eval()
@@ -85,6 +86,8 @@ def test_a_model_in_hugging_face_layout_from_disk(context, tmp_path):
 
 
 def test_the_fingerprint_knows_the_scaling(context):
+    pytest.importorskip("efficientnet_lite_pytorch")
+
     def made(**more):
         torch.manual_seed(0)
         return build(BandsConfig(bands=4, resolution=32, backbone=SMALL, **more), context).fingerprint()
@@ -108,6 +111,7 @@ def test_options_that_cannot_be(options, match):
 
 
 def test_wrong_backbones(context):
+    pytest.importorskip("efficientnet_lite_pytorch")
     with pytest.raises(RecipeError, match="backbone"):
         build(BandsConfig(bands=4, backbone={"use": "efficientnet-lite", "depth": 3}), context)
     with pytest.raises(ComponentError, match="no first convolution"):
