@@ -188,13 +188,15 @@ def _run_dense(block: Block, places: dict[int, Place]) -> None:
     for z in sets:
         if id(z) not in places:
             places[id(z)] = Place.of(z)
-    c = centred(block.x, block.y, *(places[id(z)] for z in sets))
-    gram = c.near_x() @ c.near_y().T
+    place_x, place_y = (places[id(z)] for z in sets)
+    c = centred(block.x, block.y, place_x, place_y, any(not kernel.product for kernel in block.kernels))
+    gram = c.x @ c.y.T
     itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device) if block.y is None else None
     distances = products = None
     for kernel in block.kernels:
         if kernel.product:
-            products = gram + c.along_x[:, None] + c.along_y if products is None else products
+            if products is None:
+                products = gram if c.point is None else gram + c.along_x[:, None] + c.along_y
             t = products * kernel.rate + kernel.shift
         else:
             if distances is None:

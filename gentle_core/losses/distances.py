@@ -5,6 +5,8 @@ Shapes: m and n rows of two sets x and y, d dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import torch
 from torch import Tensor
@@ -16,11 +18,17 @@ MEDIAN_ROWS = 1024
 SLAB = 1024
 
 
-def spread(x: Tensor, most: int) -> Tensor:
-    """At most `most` evenly spaced rows of `x`."""
-    if len(x) <= most:
-        return x
-    return x[torch.arange(most, device=x.device) * len(x) // most]
+def spread(most: int, x: Tensor, *more: Tensor) -> Tensor:
+    """At most `most` evenly spaced rows of the sets, one after the other."""
+    sets, count = (x, *more), len(x) + sum(map(len, more))
+    if count <= most:
+        return torch.cat(sets) if more else x
+    rows = torch.arange(most, device=x.device) * count // most
+    found = []
+    for z in sets:
+        found.append(z[rows[(rows >= 0) & (rows < len(z))]])
+        rows = rows - len(z)
+    return torch.cat(found)
 
 
 @attrs.define(eq=False)
@@ -41,7 +49,7 @@ class Place:
     @classmethod
     @torch.no_grad()
     def of(cls, x: Tensor) -> Place:
-        rows = spread(x, CENTRE_ROWS)
+        rows = spread(CENTRE_ROWS, x)
         point = rows.median(dim=0).values
         return cls(point, squared_norms(rows - point).median(), squared_norms(x).max().sqrt())
 
@@ -54,8 +62,8 @@ class Centred:
     norms are then small: in a tight cone, where all uncentred products agree in the leading digits, above all.
 
     Attributes:
-        x, y: rows (m, d) and (n, d), not yet centred; the same tensor for one set and itself.
-        point: c (d,), without gradient.
+        x, y: rows x' (m, d) and y' (n, d); the same tensor for one set and itself.
+        point: c (d,), without gradient. None where no distances are wanted: x' and y' are then x and y.
         minus_norm_x, minus_norm_y: −‖x'‖² and −‖y'‖²; D_ij = −‖x_i−y_j‖² is 2x'·y' plus these.
         along_x, along_y: x_i·y_j is x'·y' plus these.
         reach: no |x_i·y_j| is larger.
@@ -63,51 +71,36 @@ class Centred:
 
     x: Tensor
     y: Tensor
-    point: Tensor
+    point: Tensor | None
     minus_norm_x: Tensor
     minus_norm_y: Tensor
     along_x: Tensor
     along_y: Tensor
     reach: Tensor
 
-    def near_x(self, rows: slice = slice(None)) -> Tensor:
-        """x' of some rows."""
-        return self.x[rows] - self.point
 
-    def near_y(self, rows: slice = slice(None)) -> Tensor:
-        """y' of some rows."""
-        return self.y[rows] - self.point
-
-
-def centred(x: Tensor, y: Tensor | None, place_x: Place, place_y: Place) -> Centred:
-    """Centre two sets, or (y None) one set for products with itself."""
+def centred(x: Tensor, y: Tensor | None, place_x: Place, place_y: Place, distances: bool = True) -> Centred:
+    """Centre two sets, or (y None) one set for products with itself; if there are no distances, leave them."""
     point, reach = place_x.point, place_x.reach * place_y.reach
+    if not distances:
+        none = point[:0]
+        return Centred(x, x if y is None else y, None, none, none, none, none, reach)
     if y is None:
-        norms, along = _about(x, point)
-        along = along + point @ point / 2
-        return Centred(x, x, point, norms, norms, along, along, reach)
+        near = x - point
+        norms, along = -squared_norms(near), near @ point + point @ point / 2
+        return Centred(near, near, point, norms, norms, along, along, reach)
     tighter = place_y.width < place_x.width
     point = torch.where(tighter, place_y.point, point)
-    norms_x, along_x = _about(x, point)
-    norms_y, along_y = _about(y, point)
+    near_x, near_y = x - point, y - point
     # x·y = x'·y' + x·c + c·y', or + x'·c + c·y: in the tighter set the centred product, which is small and exact there
-    along_x, along_y = torch.where(tighter, x @ point, along_x), torch.where(tighter, along_y, y @ point)
-    return Centred(x, y, point, norms_x, norms_y, along_x, along_y, reach)
-
-
-def _about(x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """−‖x'‖² and x'·c, (m,) each; slab by slab, so that no whole copy of `x` is made."""
-    norms, along = [], []
-    for start in range(0, len(x), SLAB):
-        near = x[start : start + SLAB] - point
-        norms.append(-squared_norms(near))
-        along.append(near @ point)
-    return torch.cat(norms), torch.cat(along)
+    along_x = torch.where(tighter, x @ point, near_x @ point)
+    along_y = torch.where(tighter, near_y @ point, y @ point)
+    return Centred(near_x, near_y, point, -squared_norms(near_x), -squared_norms(near_y), along_x, along_y, reach)
 
 
 def squared_norms(x: Tensor) -> Tensor:
-    """‖x_i‖², (m,), without a copy of x."""
-    return torch.einsum("id,id->i", x, x)
+    """‖x_i‖², (m,); slab by slab, so that no whole copy of `x` is made."""
+    return torch.cat([part.square().sum(1) for part in x.split(SLAB)])
 
 
 @torch.no_grad()
@@ -118,13 +111,12 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     Taken over at most 1,024 evenly spaced pooled rows, half a million distances. Where more than half of the
     distances are 0, the root mean square takes the median's place, and 1 where all are 0.
     """
-    pooled = spread(torch.cat([u, v]), MEDIAN_ROWS)
+    pooled = spread(MEDIAN_ROWS, u, v)
     if len(pooled) < 2:
         return pooled.new_ones(())
     place = Place.of(pooled)
     c = centred(pooled, None, place, place)
-    near = c.near_x()
-    cells = (near @ near.T).mul_(-2).sub_(c.minus_norm_x[:, None]).sub_(c.minus_norm_x).clamp_min_(0)
+    cells = (c.x @ c.x.T).mul_(-2).sub_(c.minus_norm_x[:, None]).sub_(c.minus_norm_x).clamp_min_(0)
     number = torch.arange(len(pooled), device=pooled.device)
     cells = cells.masked_select(number[:, None] < number)
     median, mean = cells.median(), cells.mean()
@@ -132,6 +124,21 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     return squared.sqrt()
 
 
+class _TotalVariance(torch.autograd.Function):
+    """With a graph of its own: autograd's would keep two copies of x, and take several times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        mean = x.mean(0)
+        return sum((squared_norms(part - mean).sum() for part in x.split(SLAB)), x.new_zeros(())) / (len(x) - 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (x - x.mean(0)) * (2 * gradient / (len(x) - 1))
+
+
 def total_variance(x: Tensor) -> Tensor:
     """Sample variance summed over the dimensions, with Bessel's correction (Eq. 6); needs two rows."""
-    return (x - x.mean(0)).square().sum() / (len(x) - 1)
+    return _TotalVariance.apply(x)

@@ -1,113 +1,161 @@
-"""A kernel on tiles: its values from the shared product, the sums it feeds, and its slope."""
+"""A kernel on tiles: its values from the shared distances or products, and the sums it feeds."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import attrs
 import torch
 from torch import Tensor
 
 from gentle_core.losses.distances import Centred
+from gentle_core.losses.products import times_transposed
 from gentle_core.losses.tileplan import Scratch, Step, Tile
 
-T, SLOPE, PART, WEIGHTS = range(4)
+GRAM, PRODUCTS, VALUES, PART, SLOPE, WEIGHTS, MORE_WEIGHTS = range(7)
 
+SAFE_TOP = 60.0
+"""exp(60) is so far below the largest float32 that no sum of such terms over a batch comes near it."""
 SAFE_RANGE = 80.0
 """exp(−80) is well above the least float32: sums of such terms keep all their digits."""
 
 
 @attrs.define(eq=False)
 class Form:
-    """A kernel as t = a·G + p_i + q_j, G the product of centred rows.
+    """A kernel as t = rate·base + shift.
 
     Attributes:
-        from_x, from_y: p and q per unit of rate.
-        top: an upper bound of t from which no t is further than `SAFE_RANGE`, already taken off p. Log-sums may then
-            use it for all rows, so that one exponential serves rows and columns. None if there is no such bound: each
-            log-sum then follows its own largest term.
+        bounded: all |t| are small enough for exp(t) as it is. One exponential then serves rows, columns and the total;
+            rows and columns that do not count are left out of the sums, with weights 0. Otherwise each log-sum
+            follows its own largest term, and what does not count has t = −∞.
+        keep: 1 for rows and columns that count and 0 for others; None for all.
     """
 
     step: Step
     rate: float
-    a: float
-    p: Tensor
-    q: Tensor
-    from_x: Tensor
-    from_y: Tensor
-    top: float | None
+    bounded: bool
+    keep: tuple[Tensor | None, Tensor | None]
 
     @classmethod
     def of(cls, step: Step, rate: Tensor, c: Centred) -> Form:
         value = rate.item()
         if step.product:
-            reach = abs(value) * c.reach.item()
-            a, from_x, from_y, low, high = value, c.along_x, c.along_y, -reach, reach
+            bounded = abs(value) * c.reach.item() + abs(step.shift) <= SAFE_TOP
         else:
             widths = [(-norms.min()).sqrt() for norms in (c.minus_norm_x, c.minus_norm_y)]
-            a, from_x, from_y, low, high = 2 * value, c.minus_norm_x, c.minus_norm_y, 0.0, 0.0
-            low -= value * (widths[0] + widths[1]).square().item()
-        top = high if high - low < SAFE_RANGE and "total" not in step.outputs else None
-        p, q = value * from_x + (step.shift - (top or 0.0)), value * from_y
-        if step.keep[0] is not None:
-            p = p.where(step.keep[0], -torch.inf)
-        if step.keep[1] is not None:
-            q = q.where(step.keep[1], -torch.inf)
-        return cls(step, value, a, p, q, from_x, from_y, top)
+            bounded = 0 <= value * (widths[0] + widths[1]).square().item() + abs(step.shift) <= SAFE_RANGE
+        sides = [None if keep is None else keep.to(c.x.dtype) for keep in step.keep]
+        return cls(step, value, bounded, (sides[0], sides[1]))
 
-    def values(self, gram: Tensor, tile: Tile, scratch: Scratch) -> Tensor:
-        """t (less top) of a tile."""
-        t = torch.add(self.p[tile.i, None], self.q[None, tile.j], out=scratch(T, *gram.shape))
-        t.add_(gram, alpha=self.a)
+    def values(self, base: Base, cells: Tensor, tile: Tile, out: Tensor) -> Tensor:
+        """t of a tile; unless `bounded`, −∞ where a cell does not count. `out` may be `cells`."""
+        t = torch.mul(cells, self.rate / base.unit, out=out)
+        if self.step.shift:
+            t.add_(self.step.shift)
+        if self.bounded:
+            return t
         if tile.mirror and not self.step.diagonal:
             t.fill_diagonal_(-torch.inf)
-        elif tile.mirror and not self.step.product:
-            t.fill_diagonal_(0)  # a distance of 0; its top is 0 as well
+        for keep, rows, axis in zip(self.step.keep, (tile.i, tile.j), (1, 0), strict=True):
+            if keep is not None:
+                t.masked_fill_(~keep[rows].unsqueeze(axis), -torch.inf)
+        self.leave_out(t, tile, -torch.inf)
         return t
 
-    def slope(
-        self,
-        t: Tensor,
-        tile: Tile,
-        sides: dict[int, list[tuple[slice, int]]],
-        tops: dict[int, Tensor],
-        factors: dict[int, Tensor],
-        total: Tensor | None,
-        scratch: Scratch,
-    ) -> Tensor:
-        """S = ∂L/∂t of a tile through log-sums and the total. May use up `t`.
+    def exponentials(self, base: Base, cells: Tensor, tile: Tile, out: Tensor) -> Tensor:
+        """exp(t) of a bounded kernel; 0 for cells left out, but not for whole rows or columns. `out` as above."""
+        if self.rate == base.unit and not self.step.shift:
+            e = torch.exp(cells, out=out)
+        else:
+            e = self.values(base, cells, tile, out).exp_()
+        if tile.mirror and not self.step.diagonal:
+            e.fill_diagonal_(0)
+        self.leave_out(e, tile, 0)
+        return e
 
-        Args:
-            sides: for each log-sum its rows or columns in the tile, and the axis it runs over.
-            tops: largest terms of the log-sums.
-            factors: gradient over sum of the log-sums; S is exp(t − top) times that.
-            total: gradient of the total.
-        """
-        parts = [(tops[at], factors[at], *side) for at, found in sides.items() if at in factors for side in found]
-        if self.top is not None and parts:
-            scales = [factor[rows].unsqueeze(axis) for _, factor, rows, axis in parts]
-            for scale in scales[1:]:
-                scales[0] = torch.add(scales[0], scale, out=scratch(PART, *t.shape))
-            return t.exp_().mul_(scales[0])
-        slope = scratch(SLOPE, *t.shape)
-        if not parts:
-            slope.zero_()
-        for number, (top, factor, rows, axis) in enumerate(parts):
-            part = torch.sub(t, top[rows].unsqueeze(axis), out=scratch(PART, *t.shape) if number else slope)
-            part.exp_().mul_(factor[rows].unsqueeze(axis))
-            if number:
-                slope.add_(part)
-        if total is not None:
-            power = self.step.power
-            part = torch.pow(t, power - 1, out=scratch(PART, *t.shape)) if power else t.exp_()
-            slope.add_(part.mul_(total * power if power else total))
-        return slope
+    def leave_out(self, x: Tensor, tile: Tile, value: float) -> None:
+        """Set picked cells of a tile to `value`."""
+        if len(self.step.picked):
+            _, i, j = self.step.picked.of(tile)
+            x[i, j] = value
+
+    def picks(self, base: Base, cells: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Which of the picked cells lie in a tile, and t there."""
+        where, i, j = self.step.picked.of(tile)
+        return where, cells[i, j] * (self.rate / base.unit) + self.step.shift
+
+    def sums(self, exponentials: Tensor, tile: Tile, axis: int) -> Tensor:
+        """Σ of a bounded kernel's exponentials over an axis of the tile, 0 for what does not count."""
+        kept = [
+            None if keep is None or self.step.entire(side, tile.at[side]) else keep[rows]
+            for side, (keep, rows) in enumerate(zip(self.keep, (tile.i, tile.j), strict=True))
+        ]
+        over, of = kept[axis], kept[1 - axis]
+        sums = exponentials.sum(axis) if over is None else exponentials @ over if axis else over @ exponentials
+        return sums if of is None else sums.mul_(of)
+
+
+@attrs.define(eq=False)
+class Base:
+    """What kernels of one kind are computed from: unit·D, D_ij = −‖x_i−y_j‖², or unit·x_i·y_j.
+
+    Attributes:
+        unit: the rate of one of the kernels, which then needs no multiplication.
+        slope: its derivative by x'·y'.
+        from_x, from_y: what is added to slope·x'·y'; None for nothing.
+    """
+
+    product: bool
+    unit: float
+    slope: float
+    from_x: Tensor | None
+    from_y: Tensor | None
+
+    @classmethod
+    def of(cls, product: bool, forms: Sequence[Form], c: Centred) -> Base:
+        unit = next((form.rate for form in forms if form.step.product == product and form.rate), 1.0)
+        if c.point is None:
+            return cls(product, unit, unit, None, None)
+        if product:
+            return cls(product, unit, unit, c.along_x * unit, c.along_y * unit)
+        return cls(product, unit, 2 * unit, c.minus_norm_x * unit, c.minus_norm_y * unit)
+
+    def from_gram(self, gram: Tensor, tile: Tile, out: Tensor) -> Tensor:
+        """From the product of the centred rows, which `out` may be."""
+        assert self.from_x is not None and self.from_y is not None
+        cells = torch.add(self.from_y[tile.j], gram, alpha=self.slope, out=out).add_(self.from_x[tile.i, None])
+        return cells.fill_diagonal_(0) if tile.mirror and not self.product else cells
+
+
+class Bases:
+    """The bases of a block's kernels, by `product`; one matrix product serves both."""
+
+    def __init__(self, c: Centred, forms: Sequence[Form]):
+        self.c, kinds = c, sorted({form.step.product for form in forms}, reverse=True)
+        self.kinds = {product: Base.of(product, forms, c) for product in kinds}
+
+    def of_tile(self, tile: Tile, forms: Sequence[Form], scratch: Scratch) -> dict[bool, Tensor]:
+        """The cells of a tile, of the kinds that the forms want."""
+        shape = tile.shape
+        wanted = {form.step.product for form in forms}
+        alone = self.c.point is None
+        scale = self.kinds[True].unit if alone else 1.0
+        gram = times_transposed(self.c.x[tile.i], self.c.y[tile.j], scale, out=scratch(GRAM, *shape))
+        if alone:
+            return {True: gram}
+        # Products first: distances take the place of what both are made of
+        return {
+            product: base.from_gram(gram, tile, scratch(PRODUCTS, *shape) if product else gram)
+            for product, base in self.kinds.items()
+            if product in wanted
+        }
 
 
 class LogSums:
-    """Sums of exponentials over tiles: (count,) of them, about a fixed top or about the largest term so far."""
+    """Sums of exponentials over tiles: (count,) of them, as they are or about the largest term so far."""
 
-    def __init__(self, count: int, like: Tensor, top: float | None):
-        self.fixed = top is not None
-        self.top = like.new_full((count,), torch.finfo(like.dtype).min if top is None else top)
+    def __init__(self, count: int, like: Tensor, bounded: bool):
+        self.top = like.new_full((count,), 0.0 if bounded else torch.finfo(like.dtype).min)
         self.sum = like.new_zeros(count)
 
     def follow(self, at: slice, t: Tensor, axis: int, buffer: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -24,15 +24,34 @@ class Tile:
     at: tuple[int, int]
     mirror: bool
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.i.stop - self.i.start, self.j.stop - self.j.start
+
+    def sides(self, name: str, symmetric: bool) -> list[tuple[slice, int]]:
+        """Which of the log-sums "rows" or "columns" the tile adds to, and over which axis it runs.
+
+        Those of both sides, where it stands for another tile as well: off the diagonal of a set with itself.
+        """
+        both = [(self.i, 1), (self.j, 0)]
+        return both if symmetric and not self.mirror else both[:1] if name == "rows" else both[1:]
+
 
 class Scratch:
     """Buffers for tiles; pieces of them are handed out, so that no tile allocates."""
 
-    def __init__(self, like: Tensor, side: int, count: int):
-        self.buffers = [like.new_empty(side * side) for _ in range(count)]
+    def __init__(self, like: Tensor, side: int):
+        self.like, self.cells = like, side * side
+        self.buffers: dict[int, Tensor] = {}
+        self.views: dict[tuple[int, int, int], Tensor] = {}
 
     def __call__(self, which: int, rows: int, columns: int) -> Tensor:
-        return self.buffers[which][: rows * columns].view(rows, columns)
+        key = which, rows, columns
+        if key not in self.views:
+            if which not in self.buffers:
+                self.buffers[which] = self.like.new_empty(self.cells)
+            self.views[key] = self.buffers[which][: rows * columns].view(rows, columns)
+        return self.views[key]
 
 
 class Picked:
@@ -67,7 +86,7 @@ class Step:
 
     Attributes:
         gradients: the positions of outputs that carry gradient.
-        alive: for tiles in both directions, whether any of their rows counts; None where all do.
+        alive, whole: for tiles in both directions, whether any of their rows counts, and whether all do; None for all.
     """
 
     rate: int
@@ -80,6 +99,12 @@ class Step:
     gradients: list[int]
     picked: Picked
     alive: tuple[list[bool] | None, list[bool] | None]
+    whole: tuple[list[bool] | None, list[bool] | None]
+
+    def entire(self, side: int, number: int) -> bool:
+        """Whether all rows (side 0) or columns (side 1) of the tile of that number count."""
+        of_side = self.whole[side]
+        return of_side is None or of_side[number]
 
     def concerns(self, tile: Tile) -> bool:
         """Whether the kernel has anything to find in the tile."""
@@ -119,15 +144,22 @@ class Plan:
             for b in blocks
         ]
         self.moments = [(self._input(x), self._output()) for x in moments]
-        self.places = {p: Place.of(self.inputs[p]) for job in self.jobs for p in (job.x, job.y) if p is not None}
+        sets = {p for job in self.jobs for p in (job.x, job.y) if p is not None}
+        self.places = {p: Place.of(self.inputs[p]) for p in sets}
 
     def centred(self, job: Job, inputs: Sequence[Tensor]) -> Centred:
         """The sets of a block about their common point."""
-        y = job.x if job.y is None else job.y
+        x, y = inputs[job.x], None if job.y is None else inputs[job.y]
         if job.about is None:
-            found = centred(inputs[job.x], None if job.y is None else inputs[y], self.places[job.x], self.places[y])
-            job.about = attrs.evolve(found, x=found.x[:0], y=found.y[:0])
-        return attrs.evolve(job.about, x=inputs[job.x], y=inputs[y])
+            place_y = self.places[job.x if job.y is None else job.y]
+            distances = any(not step.product for step in job.steps)
+            found = centred(x, y, self.places[job.x], place_y, distances)
+            job.about = attrs.evolve(found, x=found.x[:0].clone(), y=found.y[:0].clone())
+            return found
+        point = job.about.point
+        near_x = x if point is None else x - point
+        near_y = near_x if y is None else y if point is None else y - point
+        return attrs.evolve(job.about, x=near_x, y=near_y)
 
     def _input(self, x: Tensor) -> int:
         if id(x) not in self._position:
@@ -154,14 +186,15 @@ class Plan:
             self._input(kernel.rate), product=kernel.product, shift=kernel.shift, keep=keep, diagonal=kernel.diagonal,
             power=kernel.power, outputs=outputs, gradients=gradients,
             picked=Picked(kernel.asked.get("picked"), self.side),
-            alive=(self._alive(keep[0]), self._alive(keep[1])),
+            alive=(self._by_tile(keep[0], any), self._by_tile(keep[1], any)),
+            whole=(self._by_tile(keep[0], all), self._by_tile(keep[1], all)),
         )  # fmt: skip
 
-    def _alive(self, keep: Tensor | None) -> list[bool] | None:
+    def _by_tile(self, keep: Tensor | None, join: Callable[[list[bool]], bool]) -> list[bool] | None:
         if keep is None:
             return None
-        whole = torch.nn.functional.pad(keep, (0, -len(keep) % self.side))
-        parts = whole.view(-1, self.side).any(1).tolist()
+        rows = keep.tolist()
+        parts = [join(rows[start : start + self.side]) for start in range(0, len(rows), self.side)]
         return None if all(parts) else parts
 
     def tiles(self, m: int, n: int, symmetric: bool) -> Iterator[Tile]:

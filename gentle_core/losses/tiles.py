@@ -1,8 +1,9 @@
 """The reductions of `cells`, tile by tile, forwards and backwards; shared out among ranks.
 
 No cell outlives its tile: the forward pass keeps the O(B) reductions, the backward pass computes each tile again.
-A tile of G = x'·y'ᵀ is one matrix product; each kernel is t = a·G + p_i + q_j. With S = ∂L/∂t, and M the sum of a·S
-over kernels, M·y' is the rows' gradient through G; what goes through p needs only the sums of S over j.
+A tile of x'·y'ᵀ is one matrix product, from which come distances D and inner products P; each kernel is t = rate·D or
+t = rate·P + shift. With S = ∂L/∂t, and M the sum of ∂t/∂(x'·y')·S over kernels, M·y' is the rows' gradient through the
+product; what goes through the norms in D needs only the sums of M over j.
 A set with itself is symmetric: tiles on and above the diagonal suffice.
 """
 
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 from gentle_core.losses.cells import Block, LogSum
-from gentle_core.losses.distances import SLAB
 from gentle_core.losses.precision import exact, wide
-from gentle_core.losses.products import times_transposed
-from gentle_core.losses.tileforms import SLOPE, WEIGHTS, Form, LogSums
-from gentle_core.losses.tileplan import Job, Plan, Scratch, Tile
+from gentle_core.losses.products import add_product
+from gentle_core.losses.tileforms import MORE_WEIGHTS, PART, SLOPE, VALUES, WEIGHTS, Bases, Form, LogSums
+from gentle_core.losses.tileplan import Job, Plan, Scratch
+from gentle_core.losses.tileslopes import Slope
 
 NOTHING = 1e30
 
@@ -51,14 +52,14 @@ class _Reductions(torch.autograd.Function):
         outputs: list[Tensor] = [inputs[0]] * plan.outputs
         log_sums: dict[int, LogSums] = {}
         with exact(inputs[0].device):
-            scratch = Scratch(inputs[0], plan.side, 2)
+            scratch = Scratch(inputs[0], plan.side)
             for job in plan.jobs:
                 log_sums |= _forward(plan, job, inputs, outputs, scratch)
             for position, at in plan.moments:
                 outputs[at] = inputs[position].new_zeros((inputs[position].shape[1],) * 2)
                 for slab in plan.slabs(len(inputs[position])):
-                    part = inputs[position][slab].T
-                    outputs[at] += times_transposed(part, part)
+                    part = inputs[position][slab]
+                    add_product(outputs[at], part.T, part)
             plan.sum_over_ranks([outputs[at] for _, at in plan.moments])
         for at, found in log_sums.items():
             rest = found.sum.to(wide(found.sum)).log()
@@ -79,7 +80,7 @@ class _Reductions(torch.autograd.Function):
         n, k = ctx.counts
         inputs, tops, sums = (ctx.saved_tensors[part] for part in (slice(n), slice(n, n + k), slice(n + k, None)))
         factors = {
-            at: gradient.to(total.dtype) / total.where(total > 0, 1)
+            at: (gradient.to(total.dtype) / total).where(total > 0, 0)
             for at, total in zip(plan.tops, sums, strict=True)
             if (gradient := grads[at + 1]) is not None
         }
@@ -87,7 +88,7 @@ class _Reductions(torch.autograd.Function):
             torch.zeros_like(x) if want else None for x, want in zip(inputs, ctx.needs_input_grad[1:], strict=True)
         ]
         with exact(inputs[0].device):
-            scratch = Scratch(inputs[0], plan.side, 4)
+            scratch = Scratch(inputs[0], plan.side)
             for job in plan.jobs:
                 _backward(plan, job, inputs, dict(zip(plan.tops, tops, strict=True)), factors, grads, found, scratch)
             for position, at in plan.moments:
@@ -95,16 +96,9 @@ class _Reductions(torch.autograd.Function):
                 if gradient is not None and target is not None:
                     both = gradient + gradient.T
                     for slab in plan.slabs(len(target)):
-                        target[slab] += times_transposed(inputs[position][slab], both)
+                        add_product(target[slab], inputs[position][slab], both)
             plan.sum_over_ranks([x for x in found if x is not None])
         return (None, *found)
-
-
-def _sides(name: str, tile: Tile, symmetric: bool) -> list[tuple[slice, int]]:
-    """Which log-sums a tile adds to, and over which axis; off the diagonal of a set with itself, those of both."""
-    if name == "columns":
-        return [(tile.j, 0)]
-    return [(tile.i, 1), (tile.j, 0)] if symmetric and not tile.mirror else [(tile.i, 1)]
 
 
 def _forward(
@@ -118,37 +112,39 @@ def _forward(
     for form in forms:
         for name, at in form.step.outputs.items():
             if name in ("rows", "columns"):
-                log_sums[at] = LogSums(len(c.x if name == "rows" else c.y), c.x, form.top)
+                log_sums[at] = LogSums(len(c.x if name == "rows" else c.y), c.x, form.bounded)
             else:
                 count = (len(form.step.picked),) if name == "picked" else ()
                 outputs[at] = c.x.new_zeros(count, dtype=wide(c.x))
-    column, near_y = -1, c.y
+    bases = Bases(c, forms)
     for tile in plan.tiles(len(c.x), len(c.y), symmetric):
         concerned = [form for form in forms if form.step.concerns(tile)]
         if not concerned:
             continue
-        if column != tile.at[1]:
-            column, near_y = tile.at[1], c.near_y(tile.j)
-        gram = times_transposed(c.near_x(tile.i), near_y)
-        buffer = scratch(SLOPE, *gram.shape)
+        cells = bases.of_tile(tile, concerned, scratch)
+        last = {form.step.product: form for form in concerned}  # the last of its kind may use up what it is made of
         for form in concerned:
-            t = form.values(gram, tile, scratch)
-            if "picked" in form.step.outputs:
-                where, i, j = form.step.picked.of(tile)
-                outputs[form.step.outputs["picked"]][where] = t[i, j].to(wide(t)) + (form.top or 0.0)
-                t[i, j] = -torch.inf
-            if "total" in form.step.outputs:
-                values = t.pow(form.step.power) if form.step.power else torch.exp(t, out=buffer)
-                outputs[form.step.outputs["total"]] += values.sum() * (2 if symmetric and not tile.mirror else 1)
-            exponentials = None
-            for name in ("rows", "columns"):
-                for side, axis in _sides(name, tile, symmetric) if name in form.step.outputs else ():
-                    found = log_sums[form.step.outputs[name]]
-                    if form.top is None:
-                        found.follow(side, t, axis, buffer)
-                    else:
-                        exponentials = t.exp_() if exponentials is None else exponentials
-                        found.sum[side] += exponentials.sum(axis)
+            step, wanted = form.step, form.step.outputs
+            given = bases.kinds[step.product], cells[step.product], tile
+            out = cells[step.product] if last[step.product] is form else scratch(VALUES, *tile.shape)
+            if "picked" in wanted:
+                where, t = form.picks(*given)
+                outputs[wanted["picked"]][where] = t.to(wide(t))
+            sides = [(wanted[name], *side) for name in ("rows", "columns") if name in wanted
+                     for side in tile.sides(name, symmetric)]  # fmt: skip
+            if step.power:
+                values = form.values(*given, out).pow_(step.power)
+            elif form.bounded:
+                values = form.exponentials(*given, out)
+                for at, rows, axis in sides:
+                    log_sums[at].sum[rows] += form.sums(values, tile, axis)
+            else:
+                values = form.values(*given, out)
+                for at, rows, axis in sides:
+                    log_sums[at].follow(rows, values, axis, scratch(PART, *tile.shape))
+                values = values.exp_() if "total" in wanted else values
+            if "total" in wanted:
+                outputs[wanted["total"]] += values.sum() * (2 if symmetric and not tile.mirror else 1)
     plain = [outputs[at] for step in job.steps for at in step.outputs.values() if at not in log_sums]
     plan.combine([(found.top, found.sum) for found in log_sums.values()], plain)
     return log_sums
@@ -171,72 +167,46 @@ def _backward(
         return
     c = plan.centred(job, inputs)
     forms = [Form.of(step, inputs[step.rate], c) for step in steps]
+    bases = Bases(c, forms)
+    slopes = [Slope.of(form, c, symmetric, tops, factors, grads) for form in forms]
+    slopes.sort(key=lambda slope: not slope.log_sums)  # a total alone need not be multiplied out: not the first, then
     targets = found[job.x], found[job.x if job.y is None else job.y]
-    # Σ_j rate·S_ij, apart for distances and products
+    # Σ_j M_ij, of distances and of products
     sums = [[z.new_zeros(len(z)) for _ in range(2)] for z in ((c.x,) if symmetric else (c.x, c.y))]
-    column, near_y = -1, c.y
     for tile in plan.tiles(len(c.x), len(c.y), symmetric):
-        concerned = [form for form in forms if form.step.concerns(tile)]
+        concerned = [slope for slope in slopes if slope.form.step.concerns(tile)]
         if not concerned:
             continue
-        if column != tile.at[1]:
-            column, near_y = tile.at[1], c.near_y(tile.j)
-        near_x = c.near_x(tile.i)
-        gram = times_transposed(near_x, near_y)
-        weights = gram
-        for number, form in enumerate(concerned):
-            slope = _slope(form, gram, tile, symmetric, tops, factors, grads, scratch)
-            rows, columns = slope.sum(1), slope.sum(0)
-            gradient = found[form.step.rate]
+        cells = bases.of_tile(tile, [slope.form for slope in concerned], scratch)
+        weights: dict[bool, Tensor] = {}
+        for slope in concerned:
+            step, product = slope.form.step, slope.form.step.product
+            out = scratch(SLOPE if product in weights else MORE_WEIGHTS if product else WEIGHTS, *tile.shape)
+            s, factor = slope.of_tile(bases.kinds[product], cells[product], tile, out, scratch)
+            gradient = found[step.rate]
             if gradient is not None:
-                through_gram = torch.dot(slope.reshape(-1), gram.reshape(-1)) * (1 if form.step.product else 2)
-                gradient += through_gram + rows @ form.from_x[tile.i] + columns @ form.from_y[tile.j]
-            sums[0][form.step.product][tile.i] += rows.mul_(form.rate)
-            sums[-1][form.step.product][tile.j] += columns.mul_(form.rate)
-            if number:
-                weights.add_(slope, alpha=form.a)
-            elif len(concerned) > 1:
-                weights = torch.mul(slope, form.a, out=scratch(WEIGHTS, *gram.shape))
+                by_rate = torch.dot(s.view(-1), cells[product].view(-1))
+                gradient += by_rate * (factor / slope.scale / bases.kinds[product].unit)
+            if slope.form.rate == 0:
+                factor = 0.0
+            if product in weights:
+                weights[product].add_(s, alpha=factor)
             else:
-                weights = slope.mul_(form.a)
-        del gram
+                weights[product] = s if factor == 1 else s.mul_(factor)
+        if c.point is not None:
+            for product, of_kind in weights.items():
+                sums[0][product][tile.i] += of_kind.sum(1)
+                sums[-1][product][tile.j] += of_kind.sum(0)
+        m, *more = weights.values()
+        for other in more:
+            m.add_(other)
         if tile.mirror:  # cells (i, j) and (j, i) are both here
-            weights.add_(weights.T.clone())
+            m = torch.add(m, m.T, out=scratch(PART, *tile.shape))
         if targets[0] is not None:
-            targets[0][tile.i] += times_transposed(weights, near_y.T)
+            add_product(targets[0][tile.i], m, c.y[tile.j])
         if targets[1] is not None and not tile.mirror:
-            targets[1][tile.j] += times_transposed(weights.T, near_x.T)
-    for target, near, (of_distances, of_products) in zip(targets, (c.near_x, c.near_y), sums, strict=False):
-        if target is None:
-            continue
-        for start in range(0, len(target), SLAB):
-            slab = slice(start, start + SLAB)
-            target[slab].addcmul_(near(slab), of_distances[slab, None], value=-2).addr_(of_products[slab], c.point)
-
-
-def _slope(
-    form: Form,
-    gram: Tensor,
-    tile: Tile,
-    symmetric: bool,
-    tops: dict[int, Tensor],
-    factors: dict[int, Tensor],
-    grads: Sequence[Tensor | None],
-    scratch: Scratch,
-) -> Tensor:
-    """S = ∂L/∂t of a tile, through all that was asked of a kernel."""
-    outputs = form.step.outputs
-    sides = {outputs[name]: _sides(name, tile, symmetric) for name in ("rows", "columns") if name in outputs}
-    total = grads[outputs["total"]] if "total" in outputs else None
-    if total is not None:
-        total = total.to(gram.dtype) * (2 if symmetric and not tile.mirror else 1)
-    t = form.values(gram, tile, scratch)
-    where, i, j = form.step.picked.of(tile)
-    if "picked" in outputs:
-        t[i, j] = -torch.inf
-    slope = form.slope(t, tile, sides, tops, factors, total, scratch)
-    if "picked" in outputs and (gradient := grads[outputs["picked"]]) is not None:
-        slope[i, j] = gradient[where].to(slope.dtype)
-    if tile.mirror and not form.step.product:
-        slope.fill_diagonal_(0)  # D_ii is 0 whatever x_i is
-    return slope
+            add_product(targets[1][tile.j], m.T, c.x[tile.i])
+    if c.point is not None:
+        for target, near, (of_distances, of_products) in zip(targets, (c.x, c.y), sums, strict=False):
+            if target is not None:
+                target.addcmul_(near, of_distances[:, None], value=-1).addr_(of_products, c.point)

@@ -159,9 +159,13 @@ def test_the_product_either_way(unit, monkeypatch, onednn):
         monkeypatch.setattr(products, "_onednn", lambda: False)
     x, y = unit(33, 20, 1, torch.float32), unit(20, 17, 2, torch.float32)
     expected = x.double() @ y.double()
-    assert torch.allclose(products.times_transposed(x, y.T).double(), expected, atol=1e-6)
-    assert torch.allclose(products.times_transposed(x.T.contiguous().T, y.T.contiguous()).double(), expected, atol=1e-6)
-    wide = products.times_transposed(x.double(), y.double().T)
+    for a, b in ((x, y), (x.T.contiguous().T, y.T.contiguous().T)):
+        product = products.times_transposed(a, b.T, 0.5, out=torch.full((33, 17), torch.nan))
+        assert torch.allclose(product.double(), expected / 2, atol=1e-6)
+        total = torch.ones(33, 17)
+        products.add_product(total, a, b)
+        assert torch.allclose(total.double(), expected + 1, atol=1e-6)
+    wide = products.times_transposed(x.double(), y.double().T, out=torch.empty(33, 17, dtype=DOUBLE))
     assert wide.dtype == DOUBLE and torch.allclose(wide, expected, atol=1e-14)
 
 
