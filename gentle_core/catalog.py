@@ -66,6 +66,14 @@ class Problem:
         return f"{self.distribution} {self.version}".rstrip() + f": {self.what}; {self.mend}"
 
 
+def modalities_of(spec: Any) -> tuple[str, ...]:
+    """The modalities that a spec names: what it reads, acts on, yields, or (a modality) is read as."""
+    if isinstance(spec, ModalitySpec):
+        return spec.reads_as
+    own = getattr(spec, "modality", None)
+    return (own,) if own else tuple(getattr(spec, "modalities", ()))
+
+
 def _article(kind: str) -> str:
     return _ARTICLES.get(kind, f"a {kind}")
 
@@ -143,6 +151,14 @@ class Catalog:
         """The more general modalities whose encoders take this one directly, in alphabetical order."""
         return sorted(self._reads_as.get(modality, ()))
 
+    def that_take(self, kind: str, modality: str) -> list[Entry]:
+        """Encoders, augmentations, tasks or losses that take items of `modality`, also by reading it as another."""
+        return [e for e in self.entries(kind) if any(self.reads(one, modality) for one in modalities_of(e.spec))]
+
+    def that_yield(self, modality: str) -> list[Entry]:
+        """Datasets whose items a component made for `modality` takes."""
+        return [e for e in self.entries("dataset") if any(self.reads(modality, one) for one in e.spec.modalities)]
+
     def modalities(self) -> dict[str, str]:
         """Every modality that is declared or that a component names, with its summary, in alphabetical order.
 
@@ -151,11 +167,7 @@ class Catalog:
         for entry in self:
             if isinstance(entry.spec, ModalitySpec):
                 named[entry.name] = named.get(entry.name) or entry.spec.summary
-                mentioned: Iterable[str] = entry.spec.reads_as
-            else:
-                own = getattr(entry.spec, "modality", None)
-                mentioned = (own,) if own else getattr(entry.spec, "modalities", ())
-            for modality in mentioned:
+            for modality in modalities_of(entry.spec):
                 named.setdefault(modality, "")
         return dict(sorted(named.items()))
 

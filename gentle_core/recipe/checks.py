@@ -77,10 +77,7 @@ def modalities(draft: Draft) -> None:
         if held is None:
             continue
         if dataset is not None and held not in dataset.spec.modalities:
-            yields = listed(dataset.spec.modalities, "and")
-            close = close_to(held, dataset.spec.modalities, 1)
-            meant = f" — did you mean {listed(close)}?" if close else ""
-            findings.problem((*path, "modality"), f"{dataset.full_name} yields {yields}, not {held!r}{meant}")
+            findings.problem((*path, "modality"), _not_yielded(draft, dataset, held))
             continue
         if dataset is None and held not in catalog.modalities():
             findings.problem(
@@ -89,18 +86,20 @@ def modalities(draft: Draft) -> None:
             continue
         encoder = tower.encoder.entry
         if encoder is not None and not catalog.reads(encoder.spec.modality, held):
-            able = [e.full_name for e in catalog.entries("encoder") if catalog.reads(e.spec.modality, held)]
+            able = [e.full_name for e in catalog.that_take("encoder", held)]
             findings.problem(
                 (*tower.encoder.path, "use"),
                 f"{encoder.full_name} reads {encoder.spec.modality!r}, and this tower holds {held!r}; "
-                + (f"its readers are {listed(able, 'and')}" if able else "no installed encoder reads that"),
+                + (f"its readers are {listed(able, 'and')}" if able else _no_reader(draft, encoder)),
             )
         for part in tower.augment:
             if part.entry is None or any(catalog.reads(m, held) for m in part.entry.spec.modalities):
                 continue
             acts = listed(part.entry.spec.modalities, "and")
+            able = [e.full_name for e in catalog.that_take("augmentation", held)]
+            instead = f"; what acts on that: {listed(able, 'and')}" if able else ""
             findings.problem(
-                (*part.path, "use"), f"{part.entry.full_name} acts on {acts}, and this tower holds {held!r}"
+                (*part.path, "use"), f"{part.entry.full_name} acts on {acts}, and this tower holds {held!r}{instead}"
             )
 
 
@@ -116,6 +115,39 @@ def sources(draft: Draft) -> None:
             draft.findings.problem((*part.path, "use"), message)
 
 
+def _not_yielded(draft: Draft, dataset: Entry, held: str) -> str:
+    """That a dataset has no items for a tower; what to write instead, or which dataset has them."""
+    catalog, yields = draft.catalog, dataset.spec.modalities
+    message = f"{dataset.full_name} yields {listed(yields, 'and')}, not {held!r}"
+    if special := [one for one in yields if catalog.reads(held, one)]:
+        return f"{message}: write {listed(special)}; encoders of {held!r} read it too"
+    if close := close_to(held, yields, 1):
+        return f"{message} — did you mean {listed(close)}?"
+    wanted = {tower.modality for tower in draft.towers.values()} - {None}
+    able = [e.full_name for e in catalog.entries("dataset") if wanted <= set(e.spec.modalities)]
+    if able:
+        return f"{message}; datasets for all towers of this recipe: {listed(able, 'and')}"
+    able = [e.full_name for e in catalog.that_yield(held)]
+    return message + (f"; datasets that do: {listed(able, 'and')}" if able else "")
+
+
+def _no_reader(draft: Draft, encoder: Entry) -> str:
+    """What to do where nothing installed reads a tower's modality."""
+    able = [entry.full_name for entry in draft.catalog.that_yield(encoder.spec.modality)]
+    other = f"; datasets for {encoder.full_name}: {listed(able, 'and')}" if able else ""
+    return f"no installed encoder reads that: install one, or `gentle new plugin` makes one{other}"
+
+
+def _losses_for(draft: Draft, towers: int) -> str:
+    """Losses that align so many towers."""
+    able = [
+        entry.full_name
+        for entry in draft.catalog.entries("loss")
+        if entry.spec.min_modalities <= towers <= (entry.spec.max_modalities or towers)
+    ]
+    return f"; losses for {towers}: {listed(able, 'and')}" if able else ""
+
+
 def objective_fits(draft: Draft) -> None:
     """The objective's number of towers, their modalities and dimensions, and what it needs in a batch."""
     findings, named = draft.findings, draft.objective.named
@@ -125,10 +157,17 @@ def objective_fits(draft: Draft) -> None:
     specs = [named.entry.spec, *draft.leaves()]
     least = max(spec.min_modalities for spec in specs)
     if len(towers) < least:
-        findings.problem(("towers",), f"{title} aligns {least} towers or more, and the recipe has {len(towers)}")
+        findings.problem(
+            ("towers",),
+            f"{title} aligns {least} towers or more, and the recipe has {len(towers)}"
+            + _losses_for(draft, len(towers)),
+        )
     most = min((spec.max_modalities for spec in specs if spec.max_modalities is not None), default=None)
     if most is not None and len(towers) > most:
-        findings.problem(("towers",), f"{title} aligns at most {most} towers, and the recipe has {len(towers)}")
+        findings.problem(
+            ("towers",),
+            f"{title} aligns at most {most} towers, and the recipe has {len(towers)}" + _losses_for(draft, len(towers)),
+        )
     for spec in specs:
         held = {name: tower.modality for name, tower in towers.items() if spec.modalities and tower.modality}
         unfit = [n for n, m in held.items() if not any(draft.catalog.reads(made, m) for made in spec.modalities)]

@@ -107,21 +107,13 @@ def _tower(catalog: Catalog) -> Schema:
 
 def _fitting(catalog: Catalog, modality: str) -> Schema:
     encoders, augmentations = (
-        {"properties": {"use": {"enum": _names(catalog, _readers(catalog, kind, modality))}}}
+        {"properties": {"use": {"enum": _names(catalog, catalog.that_take(kind, modality))}}}
         for kind in ("encoder", "augmentation")
     )
     return {
         "if": {"required": ["modality"], "properties": {"modality": {"const": modality}}},
         "then": {"properties": {"encoder": encoders, "augment": {"items": augmentations}}},
     }
-
-
-def _readers(catalog: Catalog, kind: str, modality: str) -> list[Entry]:
-    def takes(entry: Entry) -> bool:
-        accepted = (entry.spec.modality,) if kind == "encoder" else entry.spec.modalities
-        return any(catalog.reads(one, modality) for one in accepted)
-
-    return [entry for entry in catalog.entries(kind) if takes(entry)]
 
 
 def _named(catalog: Catalog, kind: str) -> Schema:

@@ -312,8 +312,9 @@ def test_info(toy: Path, capsys: Output) -> None:
     out = capsys.readouterr().out
     for expected in (
         "toy/pairs (dataset) from gentle-toy 1.5",
-        "licence     CC0-1.0",
-        "readers     toy/bow, toy/cnn",
+        "licence            CC0-1.0",
+        "encoders of sound  toy/cnn",
+        "encoders of text   toy/bow",
         "    count: integer = 40\n        how many pairs, all told.",
         '    broken: string = ""\n        what goes wrong.',
     ):

@@ -55,6 +55,7 @@ def make_catalog() -> Catalog:
         ("modality", ModalitySpec(name="sound", summary="Sounds", reads_as=("signal",))),
         ("dataset", DatasetSpec(name="pairs", modalities=("sound", "text"), **t)),
         ("dataset", DatasetSpec(name="folder", modalities=("sound", "text"), config=CnnConfig, **t)),
+        ("dataset", DatasetSpec(name="pictures", modalities=("image", "text"), **t)),
         ("encoder", EncoderSpec(name="cnn", modality="sound", config=CnnConfig, **t)),
         ("encoder", EncoderSpec(name="any-signal", modality="signal", **t)),
         ("encoder", EncoderSpec(name="bow", modality="text", **t)),

@@ -160,7 +160,10 @@ ONE_PROBLEM: dict[str, tuple[list[Change], str]] = {
         [('[towers.right]\nmodality = "text"\nencoder = { use = "toy/bow" }\n', ""), NO_AUGMENT],
         "recipe.toml:7: towers: core/gentle aligns 2 towers or more, and the recipe has 1",
     ),
-    "too few for the loss": ([('"gentle"', '"toy/three"')], "towers: toy/three aligns 3 towers or more"),
+    "too few for the loss": (
+        [('"gentle"', '"toy/three"')],
+        "towers: toy/three aligns 3 towers or more, and the recipe has 2; losses for 2: 'core/clip', 'core/gentle'",
+    ),
     "unmet need": ([('"gentle"', '"tokenwise"')], "19: objective.use: toy/tokenwise needs 'tokens' in every batch"),
     "loss for other data": ([('"gentle"', '"for-images"')], "is made for 'image'; tower 'left' holds 'sound'"),
     "encoder of another modality": (
@@ -170,7 +173,22 @@ ONE_PROBLEM: dict[str, tuple[list[Change], str]] = {
     ),
     "augmentation of another modality": (
         [('"toy/noise", p = 0.1', '"echo"')],
-        "15: towers.right.augment[0].use: toy/echo acts on 'sound', and this tower holds 'text'",
+        "15: towers.right.augment[0].use: toy/echo acts on 'sound', and this tower holds 'text'; "
+        "what acts on that: 'toy/noise'",
+    ),
+    "more special than the tower says": (
+        [('modality = "sound"', 'modality = "signal"')],
+        "towers.left.modality: toy/pairs yields 'sound' and 'text', not 'signal': write 'sound'; "
+        "encoders of 'signal' read it too",
+    ),
+    "a modality of another dataset": (
+        [('modality = "sound"', 'modality = "image"')],
+        "toy/pairs yields 'sound' and 'text', not 'image'; datasets for all towers of this recipe: 'toy/pictures'",
+    ),
+    "nobody reads it": (
+        [('"toy/pairs"', '"toy/pictures"'), ('modality = "sound"', 'modality = "image"')],
+        "toy/cnn reads 'sound', and this tower holds 'image'; no installed encoder reads that: install one, or "
+        "`gentle new plugin` makes one; datasets for toy/cnn: 'toy/folder' and 'toy/pairs'",
     ),
     "dimensions": (
         [("width = 8 }", "width = 8 }\nhead = { dimension = 64 }")],
