@@ -191,6 +191,8 @@ def type_schema(wanted: Any) -> Schema:
         return {"type": simple[wanted]}
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         return {"enum": [member.value for member in wanted]}
+    if isinstance(wanted, type) and issubclass(wanted, model.Component):
+        return {"type": "object", "required": ["use"], "properties": {"use": {"type": "string"}}}
     if isinstance(wanted, type) and attrs.has(wanted):
         rows = option_rows(wanted)
         return _closed(_fields(wanted), [row.name for row in rows if row.required])

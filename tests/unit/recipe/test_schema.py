@@ -73,7 +73,7 @@ GOOD = [
     ("train.steps", 7), ("train.learning_rate", 1), ("objective.use", "gentle"), ("objective", None),
     ("towers.left.encoder.use", "protein/esm2"), ("towers.left.augment", None), ("name", "x"), ("plugins", ["a"]),
     ("dataset.pool", "disjoint"), ("towers.right.encoder.channels", [8, 16, 32]), ("engine.device", "cpu"),
-    ("objective.mmd", {"weights": [0.5, 0.5]}),
+    ("objective.mmd", {"weights": [0.5, 0.5]}), ("dataset.unpaired", [0.5, {"use": "protein/pdb-sample"}]),
 ]  # fmt: skip
 BAD = [
     ("train.stpes", 1), ("train.steps", "5"), ("train.steps", 0), ("train.steps", None), ("train.steps", True),
