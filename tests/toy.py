@@ -108,7 +108,12 @@ def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
             return {"x": torch.from_numpy(np.stack(items))}
 
         def forward(self, inputs: Any) -> Any:
-            return self.layers(inputs["x"])
+            out = self.layers(inputs["x"])
+            if out.requires_grad and os.environ.get("TOY_NAN_RANK") == os.environ.get("RANK", "none"):
+                self.passes = getattr(self, "passes", 0) + 1
+                if self.passes == int(os.environ["TOY_NAN_PASS"]):
+                    out.register_hook(lambda gradient: gradient * float("nan"))
+            return out
 
     return Mlp()
 

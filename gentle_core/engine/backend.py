@@ -123,7 +123,6 @@ class LocalBackend(LocalPasses):
         return Taken(True, norm, rate)
 
     def collect(self) -> AlignedModel:
-        average_statistics(self.model, self.ranks)
         return self.model
 
     def optimizer_state(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gentle_core.batch import LossContext, LossOut
 from gentle_core.data.loader import StepDataset, TowerInputs, step_batches
-from gentle_core.engine.backend import Backend, Taken
+from gentle_core.engine.backend import Backend, Taken, average_statistics
 from gentle_core.engine.checkpoint import Checkpoint, prune, save_checkpoint
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.progress import Display
@@ -180,6 +180,7 @@ class Trainer:
                     taken = self.backend.step(self.step, self.steps) if result.finite else NOT_TAKEN
                     if taken.applied:
                         self.loss.post_step(context)
+                        average_statistics(training, ranks)  # each step, lest a checkpoint change what follows
                     else:
                         for buffer, value in zip(statistics, before, strict=True):
                             buffer.copy_(value)
