@@ -15,6 +15,7 @@ from gentle_core.errors import GentleError
 
 COMMANDS = {
     "run": ("gentle_core.cli.run:run", "Train the towers of a recipe, evaluate, and write a report."),
+    "baseline": ("gentle_core.cli.baseline:baseline", "Align without training, by closed forms, and choose the best."),
     "check": ("gentle_core.cli.check:check", "Say what a run would do, or everything that is wrong with a recipe."),
     "plan": ("gentle_core.cli.plan_run:plan", "Estimate memory and communication of a step on many GPUs."),
     "eval": ("gentle_core.cli.evaluate:evaluate", "Evaluate a finished run on a downstream task."),

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from gentle_core.catalog import Catalog
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably, serialise
+from gentle_core.engine.closed import FACTS, ClosedFormModel, read_form, save_form
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import CheckpointError
 from gentle_core.plugins import discover
 from gentle_core.recipe.load import Resolved, derive, load_recipe
+from gentle_core.recipe.model import Component, TowerTable
 
 WEIGHTS, CONFIG, RECIPE = "model.safetensors", "config.json", "recipe.toml"
 
@@ -31,7 +33,19 @@ def portable(resolved: Resolved, model: AlignedModel) -> Resolved:
         options = model.tower(name).encoder.portable()
         if options is not None:
             towers[name] = attrs.evolve(table, encoder=attrs.evolve(table.encoder, options=options, config=None))
+        if isinstance(model, ClosedFormModel):
+            towers[name] = attrs.evolve(towers[name], descriptors=_portable_descriptors(table, model, name))
+        elif table.descriptors:  # nothing of a trained model depends on them
+            towers[name] = attrs.evolve(towers[name], descriptors=())
     return derive(resolved, attrs.evolve(resolved.recipe, towers=towers))
+
+
+def _portable_descriptors(table: TowerTable, model: ClosedFormModel, name: str) -> tuple[Component, ...]:
+    found = []
+    for component, descriptor in zip(table.descriptors, model.source.descriptors[name], strict=True):
+        options = descriptor.tower(name).encoder.portable()
+        found.append(component if options is None else attrs.evolve(component, options=options, config=None))
+    return tuple(found)
 
 
 def save_model(folder: Path, model: AlignedModel, resolved: Resolved, facts: Mapping[str, Any]) -> None:
@@ -43,6 +57,8 @@ def save_model(folder: Path, model: AlignedModel, resolved: Resolved, facts: Map
     replace_durably(folder / WEIGHTS, serialise(model.state_dict()))
     replace_durably(folder / RECIPE, portable(resolved, model).to_toml().encode())
     replace_durably(folder / CONFIG, (json.dumps(dict(facts), indent=1, default=str) + "\n").encode())
+    if isinstance(model, ClosedFormModel):
+        save_form(folder, model)
 
 
 def _extends(recipe: Path) -> bool:
@@ -66,6 +82,8 @@ def load_model(folder: Path, device: str = "cpu", catalog: Catalog | None = None
     resolved = load_recipe(folder / RECIPE, catalog=discover() if catalog is None else catalog)
     builder = Builder(recipe=resolved.recipe, catalog=resolved.catalog, notify=lambda _: None, load_weights=False)
     model = builder.model()
+    if (folder / FACTS).exists():
+        model = read_form(folder, model, builder)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -1,17 +1,16 @@
-"""The honest comparisons beside a run: CLIP on the same pairs, and closed-form CCA on encoder features."""
+"""The honest comparisons beside a run: CLIP on the same pairs, and closed forms on encoder features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import torch
-from torch import Tensor
 
-from gentle_core.closed_form.select import fit_select
-from gentle_core.data.pools import Pools
-from gentle_core.engine.splits import Embedded, Split
+from gentle_core.closed_form.forms import Fitted, fit_forms
+from gentle_core.engine.closed import FeatureSource, feature_source, gather
+from gentle_core.engine.session import Session
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.recipe.load import Resolved, derive
 from gentle_core.recipe.model import BaselineTable
@@ -19,6 +18,14 @@ from gentle_core.recipe.model import BaselineTable
 PAIRS_ONLY = "CLIP, pairs only"
 CCA_INITIAL = "CCA, closed form"
 CCA_TRAINED = "CCA on the pairs-only features"
+CCA_OWN = "CCA on this run's features"
+FOLDERS = {
+    PAIRS_ONLY: "pairs_only",
+    CCA_INITIAL: "cca",
+    CCA_TRAINED: "cca_pairs_only_features",
+    CCA_OWN: "cca_own_features",
+}
+"""Folders whose names do not follow from the label."""
 
 
 def pairs_only(resolved: Resolved) -> Resolved:
@@ -38,44 +45,35 @@ def pairs_only(resolved: Resolved) -> Resolved:
     )
 
 
-def matched_rows(pools: Pools, a: str, b: str) -> tuple[Tensor, Tensor]:
-    """Index positions (N,), (N,) of the training pairs of two towers, one item of each side a sample."""
-    both = [(x[0], y[0]) for x, y in zip(pools.matched[a], pools.matched[b], strict=True) if len(x) and len(y)]
-    left, right = zip(*both, strict=True) if both else ((), ())
-    return torch.tensor(left, dtype=torch.long), torch.tensor(right, dtype=torch.long)
+def folder_of(label: str) -> str:
+    """Where a baseline keeps its files, below `baselines/`."""
+    return FOLDERS.get(label) or re.sub(r"[^\w+]+", "_", label).strip("_")
 
 
-def closed_form_cca(
-    model: AlignedModel,
-    train: Split,
-    validation: Split,
-    others: Mapping[str, Split],
-    pools: Pools,
-    pair: tuple[str, str],
-) -> tuple[dict[str, Embedded], dict[str, Any]] | None:
-    """Regularised CCA on encoder features of the training pairs, ridge and column weights chosen on validation.
+def closed_forms(
+    session: Session, model: AlignedModel, forms: Sequence[str], *, correct: bool | None = None
+) -> tuple[FeatureSource, list[Fitted]]:
+    """The closed forms of these names on the features of `model`, settings chosen on validation; none where there are
+    fewer than three pairs or no validation split.
 
-    Returns:
-        Embeddings of every split in `others` and facts about the fit; None with fewer than three pairs.
+    Args:
+        correct: also with hubness correction; by default where `evaluate.hubness` asks for one.
     """
-    a, b = pair
-    rows_a, rows_b = matched_rows(pools, a, b)
-    if len(rows_a) < 3:
-        return None
-    x = train.features(model, a, rows_a.tolist())[rows_a]
-    y = train.features(model, b, rows_b.tolist())[rows_b]
-    chosen = fit_select(
-        x, y, validation.features(model, a), validation.features(model, b),
-        samples_x_val=validation.index[a].samples, samples_y_val=validation.index[b].samples,
-    )  # fmt: skip
-    found = {}
-    for name, split in others.items():
-        z_a = torch.from_numpy(chosen.alignment.embed_x(split.features(model, a))).float()
-        z_b = torch.from_numpy(chosen.alignment.embed_y(split.features(model, b))).float()
-        found[name] = Embedded(
-            z={a: z_a, b: z_b},
-            items={tower: split.index[tower].items for tower in pair},
-            samples={tower: split.index[tower].samples for tower in pair},
-            attributes={tower: split.index[tower].attributes for tower in pair},
-        )
-    return found, {"pairs": len(rows_a), **chosen.settings}
+    recipe, pair = session.recipe, session.builder.pairs()[0]
+    source = feature_source(session.builder, model)
+    correct = recipe.evaluate.hubness != "none" if correct is None else correct
+    pools = correct or bool({"propagation", "ot-em"} & set(forms))
+    if session.validation is None or not forms:
+        return source, []
+    data = gather(source, session.split("train"), session.validation, session.pools, pair, use_pools=pools)
+    if data is None:
+        return source, []
+    say = session.display.say
+    return source, fit_forms(
+        data, forms, hubness=correct, seed=recipe.train.seed, tell=lambda label: say(f"fitting: {label}")
+    )
+
+
+def facts_of(form: Fitted, session: Session) -> dict[str, Any]:
+    """What is written down of a fit."""
+    return {"pairs": session.pools.pairs, "uses_pools": form.pools, **form.settings}

@@ -60,6 +60,13 @@ class Builder:
     def model(self) -> AlignedModel:
         return AlignedModel({name: self.tower(name) for name in self.recipe.towers}, self.recipe.train.precision)
 
+    def descriptors(self, name: str) -> list[Any]:
+        """A tower's further encoders, in evaluation mode, for closed forms."""
+        return [
+            self._component("encoder", component, self._context("descriptor", name, str(number))).eval()
+            for number, component in enumerate(self.recipe.towers[name].descriptors)
+        ]
+
     def augmentations(self, name: str, stage: str) -> list[tuple[str, Any]]:
         """A tower's augmentations of one stage, as (full name, callable)."""
         found = []

@@ -15,6 +15,8 @@ import numpy as np
 from gentle_core.engine import baselines
 from gentle_core.engine.artifact import save_model
 from gentle_core.engine.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from gentle_core.engine.closed import embedded
+from gentle_core.engine.hubness import correct_hubness
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer
 from gentle_core.engine.place import find_place
@@ -28,12 +30,7 @@ from gentle_core.evaluate.examples import nearest_examples
 from gentle_core.recipe.load import Resolved, free_directory
 from gentle_core.report.build import build_report
 
-FOLDERS = {
-    baselines.PAIRS_ONLY: "pairs_only",
-    baselines.CCA_INITIAL: "cca",
-    baselines.CCA_TRAINED: "cca_pairs_only_features",
-}
-"""Where each baseline keeps its files, below `baselines/`."""
+THIS_RUN = "This run"
 
 
 @attrs.frozen
@@ -77,7 +74,7 @@ def run_recipe(
         directory = ranks.on_main(lambda: free_directory(resolved) if out is None else out)
         display.say(f"run directory: {directory}")
         session = Session(resolved, directory, resume, display, ranks, interrupt)
-        with _recorded(session):
+        with recorded(session):
             result = _run(session)
         if report:
             ranks.on_main(lambda: display_summary(session.display, result, build_report(result.out)))
@@ -85,7 +82,7 @@ def run_recipe(
 
 
 @contextlib.contextmanager
-def _recorded(session: Session) -> Iterator[None]:
+def recorded(session: Session) -> Iterator[None]:
     """Record how the run ended, whatever happens."""
     session.ranks.last_words = session.last_words
     try:
@@ -120,13 +117,13 @@ def _run(session: Session) -> RunResult:
         held[name] = split.embed(session.model)
         results["splits"][name] = session.measured(held[name], session.loss.scorer())
         run.log(step, name, {**results["splits"][name], "final": True})
-        _save_embeddings(session, run.path / "embeddings", name, held[name])
+        save_embeddings(session, run.path / "embeddings", name, held[name])
     session.ranks.on_main(lambda: save_model(run.model, session.model, session.resolved, {
         "step": step, "select": trainer.best.facts(), "towers": run.manifest["towers"],
         "plugins": run.manifest["plugins"], "gentle": run.manifest["gentle"],
     }))  # fmt: skip
     if held:
-        results["examples"] = _examples(session, held)
+        results["examples"] = examples(session, held)
     run.write_json("results.json", results)
     _compare(session, held, results)
     run.write_json("results.json", results)
@@ -149,7 +146,7 @@ def _take_best(session: Session, trainer: Trainer) -> int:
     return trainer.step
 
 
-def _examples(session: Session, held: Mapping[str, Embedded]) -> dict[str, Any]:
+def examples(session: Session, held: Mapping[str, Embedded]) -> dict[str, Any]:
     """Nearest-neighbour examples of the last split, both ways, for the report."""
     name, embedded = list(held.items())[-1]
     found = {}
@@ -178,7 +175,7 @@ def _restore(session: Session, trainer: Trainer) -> None:
     run.truncate_metrics(trainer.step)
 
 
-def _save_embeddings(session: Session, folder: Path, name: str, embedded: Embedded) -> None:
+def save_embeddings(session: Session, folder: Path, name: str, embedded: Embedded) -> None:
     if not session.ranks.main:
         return
     try:
@@ -199,27 +196,46 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
         again = Session(
             baselines.pairs_only(session.resolved), folder, "auto", session.display, session.ranks, session.interrupt
         )
-        with _recorded(again):
+        with recorded(again):
             _run(again)
         others[baselines.PAIRS_ONLY] = {name: split.embed(again.model) for name, split in again.splits.items()}
         trained = again.model
-    if table.cca and session.splits and session.validation is not None and session.pools.pairs:
-        fresh = session.builder.model().to(session.device)
-        models = {baselines.CCA_INITIAL: fresh} | ({baselines.CCA_TRAINED: trained} if trained is not None else {})
-        for label, model in models.items():
-            split = session.split("train")
-            fitted = baselines.closed_form_cca(
-                model, split, session.validation, session.splits, session.pools, session.builder.pairs()[0]
-            )
-            if fitted is not None:
-                others[label], results["facts"][label] = fitted
-    for label, embedded in others.items():
-        results["baselines"][label] = {n: session.measured(e) for n, e in embedded.items()}
+    if session.recipe.evaluate.hubness != "none" and session.validation is not None:
+        for title, model in (
+            {THIS_RUN: session.model} | ({baselines.PAIRS_ONLY: trained} if trained is not None else {})
+        ).items():
+            figures = correct_hubness(session, model)
+            if figures:
+                results.setdefault("corrected", {})[title] = figures
+    if table.cca and session.splits and session.pools.pairs:
+        _closed_forms(session, trained, others, results)
+    for label, found in others.items():
+        results["baselines"][label] = {n: session.measured(e) for n, e in found.items()}
         results["comparisons"][label] = {
-            name: session.compared(held[name], embedded[name]) for name in held if name in embedded
+            name: session.compared(held[name], found[name]) for name in held if name in found
         }
-        for name, part in embedded.items():
-            _save_embeddings(session, run.path / "baselines" / FOLDERS[label] / "embeddings", name, part)
+        for name, part in found.items():
+            save_embeddings(session, run.path / "baselines" / baselines.folder_of(label) / "embeddings", name, part)
+
+
+def _closed_forms(
+    session: Session, trained: AlignedModel | None, others: dict[str, dict[str, Embedded]], results: dict[str, Any]
+) -> None:
+    """Fit the closed forms on the features that the encoders have at the start; CCA also on what training made of them,
+    in the run itself and in CLIP on the same pairs."""
+    table, pair = session.recipe.baseline, session.builder.pairs()[0]
+    fresh = session.builder.model().to(session.device)
+    fits: list[tuple[str, AlignedModel, tuple[str, ...]]] = [("", fresh, table.forms)]
+    if "cca" in table.forms and trained is not None:
+        fits.append((baselines.CCA_TRAINED, trained, ("cca",)))
+    if "cca" in table.forms and any(not tower.encoder.freeze for tower in session.recipe.towers.values()):
+        fits.append((baselines.CCA_OWN, session.model, ("cca",)))
+    for title, model, wanted in fits:
+        source, forms = baselines.closed_forms(session, model, wanted)
+        for form in forms:
+            label = form.label.replace(baselines.CCA_INITIAL, title) if title else form.label
+            others[label] = {name: embedded(form, source, split, pair) for name, split in session.splits.items()}
+            results["facts"][label] = baselines.facts_of(form, session)
 
 
 def display_summary(display: Display, result: RunResult, report: Path) -> None:

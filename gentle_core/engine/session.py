@@ -286,8 +286,8 @@ class Session:
         """Differences between two sets of embeddings, with intervals."""
         return self.ranks.on_main(lambda: compare(ours, theirs, self.builder.pairs(), self.recipe.train.seed))
 
-    def describe(self) -> None:
-        """Put what was built into the manifest and say it."""
+    def describe(self, trains: bool = True) -> None:
+        """Put what was built into the manifest and say it; batches and steps only where something is trained."""
         towers = {}
         for name, table in self.recipe.towers.items():
             tower = self.model.tower(name)
@@ -300,13 +300,19 @@ class Session:
                 "facts": dict(tower.encoder.facts()),
             }  # fmt: skip
         data = {
-            "pairs": self.pools.pairs, "pools": self.pools.pool_sizes, "paired_rows": self.rows.paired,
-            "unpaired_rows": dict(self.rows.unpaired), "pool": self.recipe.dataset.pool, "steps": self.rows.steps,
-            "steps_per_epoch": self.rows.steps_per_epoch, "device": str(self.device),
+            "pairs": self.pools.pairs, "pools": self.pools.pool_sizes, "pool": self.recipe.dataset.pool,
+            "device": str(self.device),
             "held_out": {name: {t: len(i) for t, i in split.index.items()} for name, split in self.splits.items()},
         }  # fmt: skip
+        if trains:
+            data |= {
+                "paired_rows": self.rows.paired, "unpaired_rows": dict(self.rows.unpaired), "steps": self.rows.steps,
+                "steps_per_epoch": self.rows.steps_per_epoch,
+            }  # fmt: skip
         self.run.update_manifest(towers=towers, data=data, dataset=dict(self.dataset.facts()))
         pools = ", ".join(f"{tower} {size}" for tower, size in self.pools.pool_sizes.items())
-        rows = ", ".join(f"{tower} {count}" for tower, count in self.rows.unpaired.items())
         self.display.say(f"data: {self.pools.pairs} pairs; unmatched pools: {pools}")
+        if not trains:
+            return
+        rows = ", ".join(f"{tower} {count}" for tower, count in self.rows.unpaired.items())
         self.display.say(f"batch: {self.rows.paired} matched rows; unmatched rows: {rows}; {self.rows.steps} steps")

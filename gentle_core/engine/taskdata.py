@@ -52,7 +52,7 @@ class CachedModel:
             store=self._stores[tower],
             budget=EVALUATION_BUDGET,
         )
-        return features if space == "feature" else self.model.head(tower, features)
+        return features if space == "feature" else self.model.joint(tower, items, features)
 
     def _store(self, tower: str) -> FeatureStore | None:
         if not self.model.tower(tower).frozen:

@@ -169,7 +169,11 @@ class AlignedModel(nn.Module):
     def embed(self, tower: str, items: Sequence[Any], space: str = "joint") -> Tensor:
         """Raw items through a tower: unit vectors (B, D) for "joint", encoder features (B, W) for "feature"."""
         features = self.encode(tower, items)
-        return features if space == "feature" else self.head(tower, features)
+        return features if space == "feature" else self.joint(tower, items, features)
+
+    def joint(self, tower: str, items: Sequence[Any], features: Tensor) -> Tensor:
+        """Raw items, with their encoder features (B, W), to unit embeddings (B, D)."""
+        return self.head(tower, features)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state that training changes: everything but the encoders that are frozen."""

@@ -25,7 +25,7 @@ def components(draft: Draft) -> Iterator[tuple[KeyPath, Entry]]:
     """Every component that was found, with the path of its table."""
     parts = [draft.dataset, *draft.sources, draft.objective]
     for tower in draft.towers.values():
-        parts += [tower.encoder, *tower.augment]
+        parts += [tower.encoder, *tower.augment, *tower.descriptors]
     for part in parts:
         if part.entry is not None:
             yield part.path, part.entry
@@ -84,11 +84,13 @@ def modalities(draft: Draft) -> None:
                 (*path, "modality"), f"no plugin knows {held!r}" + did_you_mean(held, catalog.modalities())
             )
             continue
-        encoder = tower.encoder.entry
-        if encoder is not None and not catalog.reads(encoder.spec.modality, held):
+        for reader in (tower.encoder, *tower.descriptors):
+            encoder = reader.entry
+            if encoder is None or catalog.reads(encoder.spec.modality, held):
+                continue
             able = [e.full_name for e in catalog.that_take("encoder", held)]
             findings.problem(
-                (*tower.encoder.path, "use"),
+                (*reader.path, "use"),
                 f"{encoder.full_name} reads {encoder.spec.modality!r}, and this tower holds {held!r}; "
                 + (f"its readers are {listed(able, 'and')}" if able else _no_reader(draft, encoder)),
             )

@@ -89,6 +89,7 @@ class TowerPart:
     modality: str | None
     encoder: Part
     augment: list[Part]
+    descriptors: list[Part]
     head: Any
 
 
@@ -125,6 +126,9 @@ class Draft:
                 table,
                 encoder=self.towers[name].encoder.finished(table.encoder),
                 augment=tuple(p.finished(t) for p, t in zip(self.towers[name].augment, table.augment, strict=True)),
+                descriptors=tuple(
+                    p.finished(t) for p, t in zip(self.towers[name].descriptors, table.descriptors, strict=True)
+                ),
             )
             for name, table in self.fields["towers"].items()
         }
@@ -160,16 +164,17 @@ class Draft:
     def _tower(self, name: str, table: Mapping[str, Any]) -> TowerPart:
         path: KeyPath = ("towers", name)
         sound = _sound_fields(table, TowerTable)
-        augment = table.get("augment", ())
         return TowerPart(
             modality=sound.get("modality"),
             encoder=self._part("encoder", EncoderTable, table.get("encoder"), (*path, "encoder")),
-            augment=[
-                self._part("augmentation", Component, item, (*path, "augment", number))
-                for number, item in enumerate(augment if isinstance(augment, (list, tuple)) else ())
-            ],
+            augment=self._parts("augmentation", table.get("augment"), (*path, "augment")),
+            descriptors=self._parts("encoder", table.get("descriptors"), (*path, "descriptors")),
             head=sound.get("head", attrs.fields(TowerTable).head.default if "head" not in table else None),
         )
+
+    def _parts(self, kind: str, tables: Any, path: KeyPath) -> list[Part]:
+        listed = tables if isinstance(tables, (list, tuple)) else ()
+        return [self._part(kind, Component, item, (*path, number)) for number, item in enumerate(listed)]
 
     def _part(self, kind: str, cls: type, table: Any, path: KeyPath) -> Part:
         own = _sound_fields(table, cls)

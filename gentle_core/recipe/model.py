@@ -17,6 +17,9 @@ from attrs.validators import optional
 
 _SPLITS = ("train", "val", "test")
 
+Form = Literal["ridge", "cca", "procrustes", "propagation", "ot-em"]
+"""Closed forms: `gentle_core.closed_form`."""
+
 
 @attrs.frozen
 class _Least:
@@ -49,6 +52,11 @@ def _share_or_count(_: Any, __: attrs.Attribute[Any], value: float) -> None:
 def _device(_: Any, __: attrs.Attribute[str], value: str) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError(f"must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {value!r}")
+
+
+def _distinct(_: Any, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    if len(set(value)) < len(value):
+        raise ValueError(f"must name each at most once, not {list(value)}")
 
 
 def _splits(_: Any, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
@@ -159,6 +167,8 @@ class TowerTable:
     Attributes:
         unpaired_rows: rows from this tower's own unmatched pool, instead of `train.unpaired_rows`. 0: the tower sees
             matched rows alone.
+        descriptors: further encoders of the same modality, never trained, whose features the closed forms see beside
+            the tower's own (see `[baseline]`).
     """
 
     modality: str
@@ -166,6 +176,7 @@ class TowerTable:
     head: HeadTable = HeadTable()
     augment: tuple[Component, ...] = ()
     unpaired_rows: int | None = attrs.field(default=None, validator=optional(_Least(0)))
+    descriptors: tuple[Component, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -261,10 +272,17 @@ class EvaluateTable:
     Attributes:
         splits: evaluated at the end; training-time evaluation uses the first ("val" as a rule).
         limit: largest retrieval pool (a seeded draw); 0 for all items.
+        hubness: correction of the ranking, shown beside the plain figures: "auto" chooses method and settings on
+            validation data, "none" among them; a method leaves only its settings to choose.
+        bank: the rows that the correction looks at: training pairs, unmatched pools, or what validation favours.
+        bank_rows: largest number of rows of a bank, each tower's drawn on its own.
     """
 
     splits: tuple[str, ...] = attrs.field(default=("val", "test"), validator=_splits)
     limit: int = attrs.field(default=0, validator=_Least(0))
+    hubness: Literal["none", "auto", "csls", "inverted-softmax", "qb-norm"] = "none"
+    bank: Literal["auto", "pairs", "unpaired"] = "auto"
+    bank_rows: int = attrs.field(default=2048, validator=_Least(2))
 
 
 @attrs.frozen(kw_only=True)
@@ -273,11 +291,16 @@ class BaselineTable:
 
     Attributes:
         pairs_only: also train CLIP on the same pairs for the same steps, and show it beside the run.
-        cca: also fit regularised CCA on frozen features of the same pairs.
+        cca: also fit the closed forms; without it, none of `forms`.
+        forms: the closed forms shown beside a run. `gentle baseline` tries all of them by default.
+        features: what the closed forms see of a tower: its encoder's features, its joint embeddings, both side by
+            side, or neither; the tower's `descriptors` always come on top.
     """
 
     pairs_only: bool = False
     cca: bool = True
+    forms: tuple[Form, ...] = attrs.field(default=("cca", "ridge", "procrustes"), validator=_distinct)
+    features: Literal["feature", "joint", "both", "none"] = "feature"
 
 
 @attrs.frozen(kw_only=True)

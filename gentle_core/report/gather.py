@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ FOLDERS = {
     CLIP_NAME: "pairs_only",
     "CCA, closed form": "cca",
     "CCA on the pairs-only features": "cca_pairs_only_features",
+    "CCA on this run's features": "cca_own_features",
 }
 """Where each baseline leaves its embeddings, under `baselines/`."""
 
@@ -30,6 +32,7 @@ class Gathered:
         step: step of the evaluation, where it is one from during the training.
         metrics: flat metrics of the run on that split.
         baselines: flat metrics of each baseline on that split.
+        corrected: retrieval figures with hubness correction on that split, by "This run" or a baseline's name.
         embeddings: the run's embeddings of that split by tower, or of another split where that one has none.
         ranks: ranks by direction of the run, and of the baselines whose embeddings are there.
     """
@@ -42,6 +45,7 @@ class Gathered:
     embeddings: Mapping[str, Points]
     ranks: Mapping[str, r.Ranks]
     baseline_ranks: Mapping[str, Mapping[str, r.Ranks]]
+    corrected: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     @property
     def evidence(self) -> Evidence:
@@ -108,6 +112,10 @@ def gather(run: RunData) -> Gathered:
             for name in baselines
             if (child := baseline_run(run, name)) is not None
         },
+        corrected={
+            str(name): table(table(table(found).get("splits")).get(split or ""))
+            for name, found in table(run.results.get("corrected")).items()
+        },
     )
 
 
@@ -128,8 +136,8 @@ def _baselines(run: RunData, split: str) -> dict[str, Mapping[str, Any]]:
 
 
 def baseline_run(run: RunData, name: str) -> RunData | None:
-    """The folder behind a baseline's name: a known one, or the name with underscores for spaces."""
-    return run.baselines.get(FOLDERS.get(name, name.replace(",", "").replace(" ", "_")))
+    """The folder behind a baseline's name: a known one, or the name with underscores for all but letters and digits."""
+    return run.baselines.get(FOLDERS.get(name) or re.sub(r"[^\w+]+", "_", name).strip("_"))
 
 
 def _ranks(embeddings: Mapping[str, Points], metrics: Mapping[str, Any]) -> Mapping[str, r.Ranks]:

@@ -71,6 +71,16 @@ def methods(g: Gathered) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return {"This run": ("run", g.metrics)} | {name: (role[name], m) for name, m in g.baselines.items()}
 
 
+def with_corrections(g: Gathered) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """The methods, each followed by its ranking with hubness correction where there is one."""
+    found = []
+    for label, (role, metrics) in methods(g).items():
+        found.append((label, role, metrics))
+        if g.corrected.get(label):
+            found.append((f"{label}, hubness corrected", role, g.corrected[label]))
+    return found
+
+
 def compared(g: Gathered) -> list[Method]:
     """The methods for the figure, and what sorting by a shortcut alone would reach."""
     found = [
@@ -89,7 +99,7 @@ def direction_tables(g: Gathered, family: str = "retrieval") -> list[Table]:
         prefix = f"{family}/{name}/"
         figures = (*RECALLS, "median_rank")
         known = []
-        for label, (role, metrics) in methods(g).items():
+        for label, role, metrics in with_corrections(g):
             values = [finite(metrics.get(f"{prefix}{figure}")) for figure in figures]
             if any_known(values):
                 known.append((label, role, values))

@@ -1,0 +1,146 @@
+"""Closed forms on whole recipes: what they leave behind, what they are refitted on, what they never look at."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from gentle_core.closed_form.forms import LABELS
+from gentle_core.engine import session as session_module
+from gentle_core.engine.artifact import load_model
+from gentle_core.engine.baseline import BaselineResult, run_baselines
+from gentle_core.engine.closed import ClosedFormModel
+from gentle_core.engine.progress import Display
+from gentle_core.errors import DataError, GentleError, RecipeError
+from gentle_core.recipe import load_recipe
+
+from .conftest import RECIPE
+
+DESCRIBED = {"towers.a.descriptors": [{"use": "toy/mlp-a", "width": 12}]}
+
+
+@pytest.fixture
+def closed(toy_catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BaselineResult]:
+    monkeypatch.setenv("GENTLE_CACHE", str(tmp_path / "cache"))
+
+    def run(name: str, sets: dict[str, Any] | None = None, **options: Any) -> BaselineResult:
+        resolved = load_recipe(copy.deepcopy(RECIPE), sets or {}, toy_catalog)
+        return run_baselines(resolved, tmp_path / name, Display(quiet=True), **options)
+
+    return run
+
+
+def figures(result: BaselineResult) -> dict[str, float]:
+    return {line.label: line.recall["test"] for line in result.lines}
+
+
+def test_it_leaves_a_run_directory_with_every_form(closed):
+    result = closed("closed", DESCRIBED)
+    results = json.loads((result.out / "results.json").read_text())
+    chosen = next(line.label for line in result.lines if line.chosen)
+    assert set(LABELS.values()) <= {chosen, *results["baselines"]}
+    assert results["splits"]["test"]["retrieval/mean/recall"] == figures(result)[chosen]
+    assert results["choice"]["form"] == chosen and chosen in result.reason
+    assert set(results["comparisons"]) == set(results["baselines"])
+    page = result.report.read_text()
+    assert "Nothing was trained" in page and "OT-EM CCA" in page
+    manifest = json.loads((result.out / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and "steps" not in manifest["data"]
+    json.dumps(result.as_json())
+
+
+def test_the_saved_model_embeds_new_items_as_the_form_did(closed, toy_catalog):
+    for name, sets in {"plain": {}, "described": DESCRIBED, "both": {**DESCRIBED, "baseline.features": "both"}}.items():
+        result = closed(name, sets)
+        model = load_model(result.out, catalog=toy_catalog)
+        assert isinstance(model, ClosedFormModel)
+        dataset = session_module.Builder(
+            recipe=load_recipe(copy.deepcopy(RECIPE), {}, toy_catalog).recipe, catalog=toy_catalog, notify=print
+        ).dataset()
+        saved = np.load(result.out / "embeddings" / "test.npz")
+        for tower, modality in model.towers.items():
+            items = dataset.load(modality, saved[f"{tower}.items"].tolist())
+            np.testing.assert_allclose(model.embed(tower, items).numpy(), saved[f"{tower}.z"], atol=2e-5)
+        assert model.embed("a", items[:2], space="feature").shape == (2, 16)
+
+
+def test_descriptors_and_joint_embeddings_reach_the_forms(closed, toy_run, tmp_path):
+    plain, described = closed("plain", forms=("cca",)), closed("described", DESCRIBED, forms=("cca",))
+    only = closed("only", {**DESCRIBED, "baseline.features": "none", "towers.b.descriptors": [{"use": "toy/mlp-b"}]})
+    assert figures(plain) != figures(described) and "CCA, closed form" in figures(only)
+    trained = toy_run("run", {"train.steps": 30})
+    refitted = closed("refitted", {"baseline.features": "joint"}, forms=("cca",), trained=trained.out)
+    initial = closed("initial", {"baseline.features": "joint"}, forms=("cca",))
+    assert figures(refitted) != figures(initial)
+
+
+def test_true_mates_in_the_pools_are_never_used(closed, monkeypatch):
+    """Permuting the samples of the pool items, in one tower, changes no form: nothing looks at who describes what."""
+    before = closed("before")
+    whole = session_module.make_pools
+
+    def strangers(*args: Any, **options: Any):
+        pools = whole(*args, **options)
+        order = np.random.default_rng(0).permutation(len(pools.described["b"]))
+        return attrs.evolve(
+            pools,
+            unmatched={**pools.unmatched, "b": pools.unmatched["b"][order]},
+            described={**pools.described, "b": np.random.default_rng(1).permutation(pools.described["b"])},
+        )
+
+    monkeypatch.setattr(session_module, "make_pools", strangers)
+    after = closed("after")
+    assert [line.label for line in after.lines] == [line.label for line in before.lines]
+    for a, b in zip(before.lines, after.lines, strict=True):
+        assert (a.validation, a.recall) == (pytest.approx(b.validation), pytest.approx(b.recall)), a.label
+
+
+def test_a_run_shows_the_closed_forms_and_corrections_beside_it(toy_run):
+    recipe = copy.deepcopy(RECIPE)
+    recipe["baseline"] = {"pairs_only": True}
+    recipe["evaluate"] = {"hubness": "auto"}
+    run = toy_run("run", recipe=recipe)
+    assert {"CCA, closed form", "Ridge, closed form", "Procrustes, closed form", "CCA on this run's features",
+            "CCA on the pairs-only features", "CLIP, pairs only"} <= set(run.baselines)  # fmt: skip
+    results = json.loads((run.out / "results.json").read_text())
+    assert set(results["corrected"]) == {"This run", "CLIP, pairs only"}
+    of_run = results["corrected"]["This run"]
+    assert set(of_run["splits"]) == {"val", "test"} and of_run["settings"]["hubness"]
+    plain = results["splits"]["val"]["retrieval/mean/recall"]
+    assert of_run["splits"]["val"]["retrieval/mean/recall"] >= plain - 1e-9  # "none" is among the choices
+    assert "This run, hubness corrected" in run.report.read_text()
+
+
+@pytest.mark.parametrize("method", ["csls", "inverted-softmax", "qb-norm"])
+def test_a_named_correction_with_a_named_bank(toy_run, method):
+    run = toy_run("run", {"evaluate.hubness": method, "evaluate.bank": "unpaired", "evaluate.bank_rows": 10})
+    settings = json.loads((run.out / "results.json").read_text())["corrected"]["This run"]["settings"]
+    assert settings["bank"] == "unpaired" and settings["bank_rows"] == [10, 10]
+
+
+def test_forms_do_not_change_the_training(toy_run):
+    without, beside = toy_run("without"), toy_run("beside", {"baseline.cca": True, "evaluate.hubness": "auto"})
+    assert without.metrics == beside.metrics
+
+
+def test_errors_say_what_to_do(closed, toy_run):
+    with pytest.raises(DataError, match=r"at least three; raise dataset\.paired"):
+        closed("few", {"dataset.paired": 2})
+    with pytest.raises(DataError, match="no val split"):
+        closed("blind", {"dataset.held_out": 0})
+    with pytest.raises(RecipeError, match=r"baseline\.features = \"none\" leaves nothing of tower 'a'"):
+        closed("nothing", {"baseline.features": "none"})
+    closed("once", forms=("ridge",))
+    with pytest.raises(GentleError, match="already holds a run"):
+        closed("once", forms=("ridge",))
+    with pytest.raises(RecipeError, match="reads 'toy-b', and this tower holds 'toy-a'"):
+        closed("wrong", {"towers.a.descriptors": [{"use": "toy/mlp-b"}]})
+    assert torch.get_default_dtype() == torch.float32
