@@ -85,7 +85,7 @@ def test_descriptors_and_joint_embeddings_reach_the_forms(closed, toy_run, tmp_p
 def test_true_mates_in_the_pools_are_never_used(closed, monkeypatch):
     """Permuting the samples of the pool items, in one tower, changes no form: nothing looks at who describes what."""
     before = closed("before")
-    whole = session_module.make_pools
+    whole = session_module.pools_of
 
     def strangers(*args: Any, **options: Any):
         pools = whole(*args, **options)
@@ -96,7 +96,7 @@ def test_true_mates_in_the_pools_are_never_used(closed, monkeypatch):
             described={**pools.described, "b": np.random.default_rng(1).permutation(pools.described["b"])},
         )
 
-    monkeypatch.setattr(session_module, "make_pools", strangers)
+    monkeypatch.setattr(session_module, "pools_of", strangers)
     after = closed("after")
     assert [line.label for line in after.lines] == [line.label for line in before.lines]
     for a, b in zip(before.lines, after.lines, strict=True):
