@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentle_core.batch import AlignBatch, BuildContext, ItemIndex, LossContext, LossOut, ParamGroups, Rows
 from gentle_core.errors import ComponentError, DataError, GentleError, RecipeError, WeightsError
+from gentle_core.health import Finding, HealthContext
 from gentle_core.hookspecs import hookimpl
 from gentle_core.protocols import Augmentation, Dataset, EmbeddingModel, Encoder, Loss, Task
 from gentle_core.specs import (
@@ -14,6 +15,7 @@ from gentle_core.specs import (
     AugmentationSpec,
     DatasetSpec,
     EncoderSpec,
+    HealthCheck,
     LossSpec,
     ModalitySpec,
     NoOptions,
@@ -38,7 +40,10 @@ __all__ = [
     "Encoder",
     "EncoderModule",
     "EncoderSpec",
+    "Finding",
     "GentleError",
+    "HealthCheck",
+    "HealthContext",
     "ItemIndex",
     "Loss",
     "LossContext",

@@ -19,7 +19,7 @@ import attrs
 
 from gentle_core.hookspecs import hookimpl
 from gentle_core.schedule import Schedule, always_zero, as_weight
-from gentle_core.specs import LossSpec, Need, TaskSpec
+from gentle_core.specs import HealthCheck, LossSpec, Need, TaskSpec
 
 Lookup = Callable[[str], LossSpec]
 Weight = float | Schedule
@@ -364,6 +364,23 @@ class KnnConfig(LinearProbeConfig):
 
 _GENTLE_CLIP = "Song et al. 2024, Gentle-CLIP"
 _MEDIAN = "the bandwidth of MMD is the median distance of the batch, taken as a constant"
+
+
+@hookimpl
+def gentle_health_checks() -> Iterable[HealthCheck]:
+    summaries = {
+        "versions": "Python, and what is required of other distributions",
+        "plugins": "What discovery could not use",
+        "torch": "Build, devices, and a gradient",
+        "deepspeed": "Whether it is there and starts",
+        "hub": "Whether weights can be downloaded",
+        "cache": "Leftovers and damaged files",
+        "disk": "Room for runs, cache and loader processes",
+    }
+    return [
+        HealthCheck(name=name, target=f"gentle_core.doctor.checks:{name}", summary=summary)
+        for name, summary in summaries.items()
+    ]
 
 
 @hookimpl

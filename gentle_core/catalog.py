@@ -22,6 +22,10 @@ FIRST_PARTY = {"protein": "gentle-protein", "vision-language": "gentle-vision-la
 """Owners whose distribution is known even where it is not installed."""
 
 
+HEALTH = "health check"
+"""The kind of an entry that is no component."""
+
+
 @attrs.frozen
 class Entry:
     """A component and who brought it."""
@@ -84,6 +88,7 @@ class Catalog:
     Attributes:
         plugins: what was discovered, by owner.
         problems: what could not be used; the rest works without it.
+        health: the checks for `gentle doctor`, which recipes cannot name.
         left_out: why an installed plugin was not loaded, by owner.
     """
 
@@ -97,8 +102,9 @@ class Catalog:
         self.plugins = tuple(plugins)
         self.problems = tuple(problems)
         self.left_out = dict(left_out or {})
+        self.health = tuple(entry for entry in entries if entry.kind == HEALTH)
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
-        for entry in sorted(entries, key=lambda e: e.full_name):
+        for entry in sorted((e for e in entries if e.kind != HEALTH), key=lambda e: e.full_name):
             self._entries[entry.kind][entry.full_name] = entry
         self._reads_as: dict[str, set[str]] = {}
         for entry in self._entries["modality"].values():

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 import pluggy
 
-from gentle_core.specs import AugmentationSpec, DatasetSpec, EncoderSpec, LossSpec, ModalitySpec, TaskSpec
+from gentle_core.specs import (
+    AugmentationSpec,
+    DatasetSpec,
+    EncoderSpec,
+    HealthCheck,
+    LossSpec,
+    ModalitySpec,
+    TaskSpec,
+)
 
 PROJECT = "gentle"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -141,4 +149,32 @@ def gentle_tasks() -> Iterable[TaskSpec]:
                 summary="Genre accuracy of a linear probe",
             )
         ]
+    """
+
+
+@hookspec
+def gentle_health_checks() -> Iterable[HealthCheck]:
+    """Checks for `gentle doctor`: whether what the plugin needs around it is there and works.
+
+    from gentle_core.api import HealthCheck, hookimpl
+
+    @hookimpl
+    def gentle_health_checks():
+        return [
+            HealthCheck(
+                name="ffmpeg",
+                target="gentle_audio.health:ffmpeg",     # f(context) -> findings
+                summary="ffmpeg, which decodes recordings",
+            )
+        ]
+
+    and in gentle_audio/health.py:
+
+    import shutil
+    from gentle_core.api import Finding
+
+    def ffmpeg(context):
+        if shutil.which("ffmpeg"):
+            return [Finding("ok", "ffmpeg is there")]
+        return [Finding("error", "ffmpeg is not on the PATH", "apt install ffmpeg")]
     """

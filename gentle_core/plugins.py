@@ -33,9 +33,9 @@ import attrs
 import pluggy
 
 from gentle_core import hookspecs
-from gentle_core.catalog import Catalog, Entry, Plugin, Problem
+from gentle_core.catalog import HEALTH, Catalog, Entry, Plugin, Problem
 from gentle_core.errors import ComponentError
-from gentle_core.specs import GENTLE_API, KINDS
+from gentle_core.specs import GENTLE_API, KINDS, HealthCheck
 from gentle_core.suggest import did_you_mean
 
 PLUGINS, ENCODERS = "gentle.plugins", "gentle.encoders"
@@ -61,7 +61,9 @@ _HOOKS = {
     "gentle_losses": "loss",
     "gentle_datasets": "dataset",
     "gentle_tasks": "task",
+    "gentle_health_checks": HEALTH,
 }
+_SPECS = KINDS | {HEALTH: HealthCheck}
 
 
 @attrs.frozen
@@ -213,7 +215,7 @@ class _Finder:
 
     def _add(self, source: _Source, kind: str, spec: Any) -> None:
         if not _is_a(kind, spec):
-            wanted = KINDS[kind].__name__
+            wanted = _SPECS[kind].__name__
             raise _Broken(f"{_describe(spec)} stands where {wanted} belongs", f"give {wanted}")
         if not isinstance(spec.api, int) or spec.api > GENTLE_API:
             raise _Broken(
@@ -260,7 +262,7 @@ class _Reader:
     def _call(self, name: str, function: Any) -> None:
         if name not in _HOOKS:
             raise _Broken(f"there is no hook {name}" + did_you_mean(name, _HOOKS), "rename the function")
-        wanted = KINDS[_HOOKS[name]].__name__
+        wanted = _SPECS[_HOOKS[name]].__name__
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         try:
@@ -333,7 +335,7 @@ def _raised_at(error: BaseException) -> str:
 
 
 def _is_a(kind: str, spec: Any) -> bool:
-    return isinstance(spec, KINDS[kind])
+    return isinstance(spec, _SPECS[kind])
 
 
 def _describe(thing: Any) -> str:
@@ -380,6 +382,11 @@ def _installed(problems: list[Problem]) -> Iterator[_Source]:
             mend = f"reinstall {name}: other programs read these files too, and torch does not start with a broken one"
             problems.append(Problem(name.removeprefix("gentle-"), name, version, what, mend))
     yield from sorted(sources, key=lambda s: (s.owner, s.distribution != f"gentle-{s.owner}", s.distribution, s.group))
+
+
+def installed_owners() -> list[str]:
+    """Owners of all installed plugins. None of their code is loaded."""
+    return sorted({source.owner for source in _installed([])})
 
 
 def _shadowed(name: str, text: str) -> bool:

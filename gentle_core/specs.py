@@ -194,6 +194,20 @@ class TaskSpec(ComponentSpec):
     modalities: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_valid_names)
 
 
+@attrs.frozen(kw_only=True)
+class HealthCheck:
+    """A check for `gentle doctor`; recipes do not name it.
+
+    Attributes:
+        target: "package.module:function", called with a `HealthContext`; gives `Finding` objects.
+    """
+
+    name: str = attrs.field(validator=_valid_name)
+    target: str = attrs.field(validator=_valid_target)
+    summary: str
+    api: int = GENTLE_API
+
+
 KINDS: dict[str, type] = {
     "modality": ModalitySpec,
     "encoder": EncoderSpec,

@@ -23,6 +23,7 @@ COMMANDS = {
     "report": ("gentle_core.cli.report:report", "Write the report of a run again."),
     "schema": ("gentle_core.cli.schema:schema", "Print the JSON schema of recipes, for editors."),
     "plugins": ("gentle_core.cli.plugins:plugins", "Show what is installed, and what is broken."),
+    "doctor": ("gentle_core.cli.doctor:doctor", "Look for what could go wrong, and mend what can be mended."),
     "new": ("gentle_core.cli.new:new", "Make a plugin that works at once, to change into your own."),
     "sample-size": ("gentle_core.cli.sample_size:sample_size", "Say how many rows a batch needs for your embeddings."),
 }

@@ -21,6 +21,7 @@ def test_modules_that_load_without_torch() -> None:
 import importlib, pkgutil, sys
 import gentle_core.cli, gentle_core.recipe
 names = ["api", "batch", "builtin", "catalog", "errors", "factory", "hookspecs", "plugins", "protocols", "schedule"]
+names += ["doctor", "doctor.checks", "health", "scaffold"]
 names += ["specs", "data.pools", "data.rows", "data.streams"]
 for package in (gentle_core.cli, gentle_core.recipe):
     prefix = package.__name__.removeprefix("gentle_core.")

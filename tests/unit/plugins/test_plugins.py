@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gentle_core import hookspecs
-from gentle_core.catalog import Catalog, Problem
+from gentle_core.catalog import HEALTH, Catalog, Problem
 from gentle_core.errors import ComponentError
 from gentle_core.plugins import _HOOKS, discover
 from gentle_core.specs import KINDS
@@ -49,7 +49,7 @@ ALL_GOOD = {"modality:audio/audio", "encoder:audio/cnn", "dataset:audio/tones"}
 def test_every_hook_has_a_kind_and_an_example() -> None:
     declared = {name for name in vars(hookspecs) if name.startswith("gentle_")}
     assert set(_HOOKS) == declared
-    assert set(_HOOKS.values()) == set(KINDS)
+    assert set(_HOOKS.values()) == set(KINDS) | {HEALTH}
     for name in declared:
         assert "@hookimpl" in getattr(hookspecs, name).__doc__, f"{name} shows no example"
 
