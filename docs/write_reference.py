@@ -14,9 +14,22 @@ import click
 from gentle_core.cli import gentle
 from gentle_core.cli.plugin_page import plugin_page
 from gentle_core.plugins import discover
+from gentle_core.testing.bench import Bench
+from gentle_core.testing.cases import CHECKS
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
+KINDS = {
+    "plugin": "A whole plugin", "component": "A component of any kind", "modality": "Modalities", "encoder": "Encoders",
+    "augmentation": "Augmentations", "loss": "Losses", "dataset": "Datasets", "task": "Tasks",
+}  # fmt: skip
+CHECKS_HEAD = """\
+# The checks of the conformance kit
+
+Written by `python docs/write_reference.py`. [The conformance kit](conformance.md) says how to run them and where their
+inputs come from. In `expected_failures` and `--expect` a check is `component:check`, as in `cnn:padding`. The quick
+ones build nothing and load no torch.
+"""
 HEAD = """\
 # Commands
 
@@ -33,7 +46,19 @@ def pages() -> dict[Path, str]:
     found = {
         REFERENCE / "components" / f"{owner}.md": plugin_page(catalog, owner) for owner in owners if owner in there
     }
-    return found | {REFERENCE / "commands.md": commands_page()}
+    written = {"commands.md": commands_page(), "conformance-checks.md": checks_page()}
+    return found | {REFERENCE / name: text for name, text in written.items()}
+
+
+def checks_page() -> str:
+    """The checks of the conformance kit, by what they look at."""
+    Bench("core", catalog=discover(enabled=False)).cases()  # makes them all
+    lines = [CHECKS_HEAD]
+    for kind, title in KINDS.items():
+        lines += [f"## {title}\n", "| check | what it proves |", "|---|---|"]
+        rows = [f"| `{c.name}`{' (quick)' if c.quick else ''} | {c.proves} |" for c in CHECKS if c.kind == kind]
+        lines += [*(row.replace("<", "&lt;") for row in rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def commands_page() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,16 @@ _NEEDS_TORCH = {
 }
 
 
+RENAMED: dict[str, str] = {}
+"""Former names that still work, with their present ones."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in RENAMED:
+        now = RENAMED[name]
+        message = f"gentle_core.api.{name} is now {now}; the former name goes with interface {GENTLE_API + 1}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return globals()[now] if now in globals() else __getattr__(now)
     if name in _NEEDS_TORCH:
         return getattr(import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module 'gentle_core.api' has no attribute {name!r}")

@@ -20,6 +20,19 @@ PROJECT = "gentle"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+SINCE = {
+    "gentle_modalities": 1,
+    "gentle_encoders": 1,
+    "gentle_augmentations": 1,
+    "gentle_losses": 1,
+    "gentle_datasets": 1,
+    "gentle_tasks": 1,
+    "gentle_health_checks": 1,
+}
+"""The version of the plugin interface that brought each hook."""
+DEPRECATED: dict[str, str] = {}
+"""Hooks that still work and will go: what to write instead, by name."""
+
 
 @hookspec
 def gentle_modalities() -> Iterable[ModalitySpec]:

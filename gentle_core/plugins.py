@@ -35,7 +35,7 @@ import pluggy
 from gentle_core import hookspecs
 from gentle_core.catalog import HEALTH, Catalog, Entry, Plugin, Problem
 from gentle_core.errors import ComponentError
-from gentle_core.specs import GENTLE_API, KINDS, HealthCheck
+from gentle_core.specs import GENTLE_API, KINDS, OLDEST_API, HealthCheck
 from gentle_core.suggest import did_you_mean
 
 PLUGINS, ENCODERS = "gentle.plugins", "gentle.encoders"
@@ -217,10 +217,12 @@ class _Finder:
         if not _is_a(kind, spec):
             wanted = _SPECS[kind].__name__
             raise _Broken(f"{_describe(spec)} stands where {wanted} belongs", f"give {wanted}")
-        if not isinstance(spec.api, int) or spec.api > GENTLE_API:
+        if not isinstance(spec.api, int) or not OLDEST_API <= spec.api <= GENTLE_API:
+            older = isinstance(spec.api, int) and spec.api < OLDEST_API
             raise _Broken(
-                f"{kind} {spec.name!r} was written for plugin interface {spec.api}, this Gentle has {GENTLE_API}",
-                "pip install --upgrade gentle-core",
+                f"{kind} {spec.name!r} was written for plugin interface {spec.api}, this Gentle "
+                + (f"reads {OLDEST_API} to {GENTLE_API}" if older else f"has {GENTLE_API}"),
+                _upgrade(source) if older else "pip install --upgrade gentle-core",
             )
         entry = Entry(kind, source.owner, spec, source.distribution, source.version)
         first = self.entries.setdefault((kind, entry.full_name), entry)
@@ -261,7 +263,13 @@ class _Reader:
 
     def _call(self, name: str, function: Any) -> None:
         if name not in _HOOKS:
-            raise _Broken(f"there is no hook {name}" + did_you_mean(name, _HOOKS), "rename the function")
+            raise _Broken(
+                f"interface {GENTLE_API} has no hook {name}" + did_you_mean(name, _HOOKS),
+                "rename the function, or, if the plugin is made for a newer Gentle, pip install --upgrade gentle-core",
+            )
+        if name in hookspecs.DEPRECATED:
+            what, instead = f"{name} is deprecated; it still works", hookspecs.DEPRECATED[name]
+            self.problems.append(_problem(self.source, what, f"{instead} ({_upgrade(self.source)} may do)"))
         wanted = _SPECS[_HOOKS[name]].__name__
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
@@ -295,6 +303,10 @@ def _problem(source: _Source, what: str, mend: str) -> Problem:
     return Problem(source.owner, source.distribution, source.version, what, mend)
 
 
+def _upgrade(source: _Source) -> str:
+    return f"pip install --upgrade {source.distribution}" if source.version else "mend the file"
+
+
 def _without(source: _Source) -> str:
     """How to go on without a plugin."""
     return f"GENTLE_PLUGINS=-{source.distribution}" if source.version else "drop --plugin"
@@ -325,6 +337,9 @@ def _explain(error: BaseException, doing: str) -> tuple[str, str]:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     text = text if len(text) <= 300 else text[:297] + "…"
     text += _raised_at(error)
+    if isinstance(error, TypeError) and "Spec" in text and "unexpected keyword argument" in text:
+        mend = "mend the name, or, if the plugin is made for a newer Gentle, pip install --upgrade gentle-core"
+        return f"{doing}: {text}", mend
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{doing}: {text}", f"install what provides the module {error.name!r}, or update the plugin"
     return f"{doing}: {text}", ""

@@ -15,6 +15,8 @@ import attrs
 
 GENTLE_API = 1
 """Version of the plugin interface. A spec with a larger `api` comes from a plugin made for a newer Gentle."""
+OLDEST_API = 1
+"""The oldest version whose plugins this Gentle reads; see docs/reference/stability.md."""
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

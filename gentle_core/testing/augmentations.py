@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from gentle_core.catalog import Entry
 from gentle_core.errors import DataError
 from gentle_core.testing.bench import Bench, Subject, one_line
 from gentle_core.testing.cases import NotApplicable, Violation, check
-from gentle_core.testing.contents import content
+from gentle_core.testing.contents import content, leaves
 
 
 @check("augmentation", "builds")
@@ -117,7 +118,35 @@ def readable(subject: Subject) -> None:
             raise Violation(f"what it makes of {modality!r} gives features that are not finite", "keep values in range")
 
 
+@check("augmentation", "by-row")
+def by_row(subject: Subject) -> None:
+    """Where it changes a batch row by row, a row depends on its own generator alone."""
+    augment = subject.build()
+    if subject.spec.stage != "batch" or not callable(getattr(augment, "by_row", None)):
+        return
+    for modality in subject.modalities():
+        for inputs in _inputs(subject, modality):
+            count = len(subject.items(modality))
+            before = content(inputs)
+            first = augment.by_row(inputs, [_rng(seed) for seed in range(count)])
+            second = augment.by_row(inputs, [_rng(0), *(_rng(100 + seed) for seed in range(1, count))])
+            if content(inputs) != before:
+                raise Violation("by_row changes the inputs that it is given", "work on copies")
+            if any(not torch.equal(one[0], other[0]) for one, other in _rows(first, second, count)):
+                raise Violation(
+                    "by_row changes a row when only the generators of the others are other ones",
+                    "draw for row i from rngs[i] alone",
+                )
+
+
 # -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _rows(first: Any, second: Any, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Tensors of two collated inputs that hold one row an item."""
+    for one, other in zip(leaves(first), leaves(second), strict=True):
+        if isinstance(one, torch.Tensor) and one.dim() and len(one) == count and one.shape == other.shape:
+            yield one, other
 
 
 def _rng(seed: int) -> np.random.Generator:

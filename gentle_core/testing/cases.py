@@ -50,10 +50,10 @@ CHECKS: list[Check] = []
 
 
 def check(kind: str, name: str, *, quick: bool = False) -> Callable[[Callable[[Subject], None]], Callable[[Any], None]]:
-    """Make a function a check; its docstring's first line says what it proves."""
+    """Make a function a check; its docstring's first paragraph says what it proves."""
 
     def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        proves = (function.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
+        proves = " ".join((function.__doc__ or "").partition("\n\n")[0].split()).removesuffix(".")
         CHECKS.append(Check(kind, name, proves, function, quick))
         return function
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gentle_core.data.features import content_key
@@ -15,3 +16,15 @@ def content(value: Any) -> bytes:
         return content_key(value)
     except DataError:
         return pickle.dumps(value)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What stands in nested mappings, lists and tuples."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from leaves(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from leaves(part)
+    else:
+        yield value

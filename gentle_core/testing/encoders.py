@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gentle_core.errors import DataError
 from gentle_core.modules import hash_tensors
 from gentle_core.testing.bench import Subject, one_line
 from gentle_core.testing.cases import NotApplicable, Violation, check
+from gentle_core.testing.contents import leaves
 from gentle_core.testing.isolation import no_network
 
 TOLERANCE = 1e-3
@@ -68,14 +69,14 @@ def collate(subject: Subject) -> None:
     encoder, items = subject.build().eval(), subject.items()
     before = [_state_of(item) for item in items]
     first = encoder.collate(items)
-    leaves = list(_leaves(first))
-    strangers = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)})
-    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+    parts = list(leaves(first))
+    strangers = sorted({type(leaf).__name__ for leaf in parts if not isinstance(leaf, Tensor)})
+    if not any(isinstance(leaf, Tensor) for leaf in parts):
         raise Violation(
             f"collate returns no tensor but {', '.join(strangers)}",
             "return tensors, in dicts, lists or tuples: nothing else is moved to the device",
         )
-    away = sorted({str(leaf.device) for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type != "cpu"})
+    away = sorted({str(leaf.device) for leaf in parts if isinstance(leaf, Tensor) and leaf.device.type != "cpu"})
     if away:
         raise Violation(f"collate makes tensors on {', '.join(away)}", "leave them on the CPU: the loop moves them")
     if [_state_of(item) for item in items] != before:
@@ -401,17 +402,6 @@ def _difference(a: Tensor, b: Tensor) -> float:
     """The largest difference of a row, against the norm of the row."""
     a, b = a.double(), b.double()
     return float(((a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-12)).max())
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        for part in value.values():
-            yield from _leaves(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
 
 
 def _state_of(value: Any) -> bytes:

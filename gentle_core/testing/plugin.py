@@ -17,15 +17,18 @@ IMPORT_SECONDS = 1.0
 """CPU time that discovery of one plugin may take, Gentle's own modules not counted."""
 
 _DISCOVER = """
-    import json, sys, time
+    import json, sys, time, warnings
     from gentle_core.plugins import discover
     import gentle_core.api, gentle_core.builtin
     before, start = set(sys.modules), time.process_time()
-    catalog = discover(allow=[{owner!r}], files={files!r})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        discover(allow=[{owner!r}], files={files!r})
     heavy = {{"torch", "transformers", "sklearn", "scipy", "matplotlib", "pandas", "tensorflow", "jax"}}
     print("\\n" + json.dumps({{
         "seconds": time.process_time() - start,
         "heavy": sorted(heavy & (set(sys.modules) - before)),
+        "deprecated": sorted({{str(w.message) for w in said if str(w.message).startswith("gentle_core")}}),
     }}))
 """
 
@@ -61,6 +64,13 @@ def import_time(subject: Subject) -> None:
             f"discovery takes {seconds:.1f} s of CPU time; {IMPORT_SECONDS:g} s are allowed",
             "`python -X importtime -c 'import YOUR_PLUGIN'` shows what is slow: import it where it is used",
         )
+
+
+@check("plugin", "deprecated", quick=True)
+def deprecated(subject: Subject) -> None:
+    """It uses no name of the plugin interface that will go."""
+    if found := _fresh_discovery(subject)["deprecated"]:
+        raise Violation("; ".join(found), "write the present names; docs/reference/stability.md says until when")
 
 
 @check("plugin", "names", quick=True)

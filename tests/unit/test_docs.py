@@ -11,13 +11,16 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+import attrs
 import click
 import pytest
 
-from gentle_core import hookspecs
+from gentle_core import api, hookspecs
+from gentle_core.batch import BuildContext, ItemIndex, LossOut, ParamGroups, Rows
 from gentle_core.cli import gentle
 from gentle_core.plugins import discover
 from gentle_core.recipe import load_recipe
+from gentle_core.specs import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -98,6 +101,17 @@ def test_every_hook_is_in_the_reference() -> None:
     assert len(hooks) >= 6
     text = reference()
     assert not [hook for hook in hooks if f"`{hook}`" not in text]
+
+
+def test_every_name_and_field_of_the_plugin_interface_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "plugin-interface.md").read_text()
+    assert not [name for name in api.__all__ if not re.search(rf"`{name}\b", page)]
+    for kind, spec in KINDS.items():
+        fields = [field.name for field in attrs.fields(spec)]
+        assert not [f for f in fields if f"`{f}`" not in page], kind
+    for described in (BuildContext, Rows, LossOut, ParamGroups, ItemIndex):
+        fields = [field.name for field in attrs.fields(described)]
+        assert not [f for f in fields if not re.search(rf"\b{f}\b", page)], described
 
 
 def test_every_command_is_in_the_reference() -> None:

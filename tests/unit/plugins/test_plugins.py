@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gentle_core import hookspecs
+from gentle_core import api, hookspecs
 from gentle_core.catalog import HEALTH, Catalog, Problem
 from gentle_core.errors import ComponentError
 from gentle_core.plugins import _HOOKS, discover
-from gentle_core.specs import KINDS
+from gentle_core.specs import GENTLE_API, KINDS, OLDEST_API
 
 GOOD = """
     from gentle_core.api import AugmentationSpec, DatasetSpec, EncoderSpec, ModalitySpec, hookimpl
@@ -52,6 +52,30 @@ def test_every_hook_has_a_kind_and_an_example() -> None:
     assert set(_HOOKS.values()) == set(KINDS) | {HEALTH}
     for name in declared:
         assert "@hookimpl" in getattr(hookspecs, name).__doc__, f"{name} shows no example"
+
+
+def test_every_hook_has_a_version() -> None:
+    assert set(hookspecs.SINCE) == set(_HOOKS)
+    assert all(OLDEST_API <= 1 <= version <= GENTLE_API for version in hookspecs.SINCE.values())
+    assert set(hookspecs.DEPRECATED) <= set(_HOOKS)
+
+
+def test_deprecated_hook_works_and_is_reported(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hookspecs.DEPRECATED, "gentle_datasets", "write gentle_collections")
+    install("gentle-audio", GOOD, plugins={"audio": "{module}"})
+    catalog = discover()
+    assert names(catalog, "audio") == ALL_GOOD
+    (problem,) = problems(catalog, "gentle-audio")
+    assert "gentle_datasets is deprecated; it still works" in problem.what
+    assert "write gentle_collections" in problem.mend
+
+
+def test_former_name_works_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "RENAMED", {"OldSpec": "EncoderSpec", "OldModule": "EncoderModule"})
+    with pytest.warns(DeprecationWarning, match=r"gentle_core.api.OldSpec is now EncoderSpec; .* interface 2"):
+        assert api.OldSpec is api.EncoderSpec
+    with pytest.warns(DeprecationWarning):
+        assert api.OldModule is api.EncoderModule
 
 
 def test_installed_plugin_is_found(install: Install) -> None:
@@ -131,12 +155,22 @@ BROKEN_HOOKS = {
     "unknown field": (
         "@hookimpl\ndef gentle_losses(): return [LossSpec(name='a', target='m:f', summary='', shiny=1)]",
         "unexpected keyword argument 'shiny'",
-        "GENTLE_PLUGINS=-gentle-bad",
+        "pip install --upgrade gentle-core",
     ),
     "newer": (
         "@hookimpl\ndef gentle_losses(): return [LossSpec(name='a', target='m:f', summary='', api=99)]",
         "plugin interface 99",
         "--upgrade gentle-core",
+    ),
+    "older": (
+        "@hookimpl\ndef gentle_losses(): return [LossSpec(name='a', target='m:f', summary='', api=0)]",
+        "plugin interface 0, this Gentle reads 1 to 1",
+        "pip install --upgrade gentle-bad",
+    ),
+    "hook of a newer Gentle": (
+        "@hookimpl\ndef gentle_trackers(): return []",
+        "interface 1 has no hook gentle_trackers",
+        "pip install --upgrade gentle-core",
     ),
     "generator fails midway": (
         "@hookimpl\ndef gentle_losses():\n  yield LossSpec(name='a', target='m:f', summary='')\n  raise OSError('no')",

@@ -150,7 +150,10 @@ def gentle_augmentations() -> list[AugmentationSpec]:
     draws = AugmentationSpec(
         name="pairing-draws", modalities=MODALITIES, target="kit_broken_parts:augment_pairing_draws", **fields
     )
-    return [*found, draws]
+    rows = AugmentationSpec(
+        name="by-row", modalities=("strip",), stage="batch", target="kit_broken_parts:augment_by_row", **fields
+    )
+    return [*found, draws, rows]
 
 
 @hookimpl

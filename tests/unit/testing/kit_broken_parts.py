@@ -451,6 +451,21 @@ def augment_readable_nan(config, context):
     return lambda item, rng: item + np.float32(rng.random() * np.nan)
 
 
+class ByRow:
+    """Rows are changed by the generators of their neighbours."""
+
+    def __call__(self, inputs, rng):
+        return {**inputs, "values": inputs["values"] * float(rng.uniform(0.5, 1.0))}
+
+    def by_row(self, inputs, rngs):
+        factors = torch.tensor([rng.uniform(0.5, 1.0) for rng in rngs])
+        return {**inputs, "values": inputs["values"] * factors.roll(1)[:, None]}
+
+
+def augment_by_row(config, context):
+    return ByRow()
+
+
 # -- datasets --------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,7 @@ FAULTS = {
     "augmentation:pairing-draws": "pairing",
     "augmentation:readable-shape": "readable",
     "augmentation:readable-nan": "readable",
+    "augmentation:by-row": "by-row",
     "loss:builds": "builds",
     "loss:value-vector": "value",
     "loss:value-terms": "value",

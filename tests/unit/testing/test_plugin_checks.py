@@ -51,6 +51,8 @@ def test_sound(install: Install, tmp_path: Path) -> None:
 FAULTS = {
     "discovery": SPEC + "\n    @hookimpl\n    def gentle_losses(): return 1/0\n",
     "no-torch": "    import torch\n" + SPEC,
+    "deprecated": "    import warnings\n    warnings.warn('gentle_core.api.Old is now New', DeprecationWarning)\n"
+    + SPEC,
     "import-time": "    sum(i * i for i in range(40_000_000))\n" + SPEC,
 }
 
@@ -61,7 +63,7 @@ def test_faulty_module(install: Install, tmp_path: Path, name: str) -> None:
     described(tmp_path / "site-packages", "gentle_audio")
     found = failures("audio")
     assert f"plugin:audio:{name}" in found
-    assert set(found) <= {f"plugin:audio:{n}" for n in ("discovery", "no-torch", "import-time")}, found
+    assert set(found) <= {f"plugin:audio:{n}" for n in (name, "discovery", "no-torch", "import-time")}, found
 
 
 def test_names_that_another_plugin_has(install: Install, tmp_path: Path) -> None:
