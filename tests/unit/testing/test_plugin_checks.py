@@ -57,6 +57,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:gentle_core.api.Old")
 @pytest.mark.parametrize("name", FAULTS)
 def test_faulty_module(install: Install, tmp_path: Path, name: str) -> None:
     install("gentle-audio", FAULTS[name], plugins={"audio": "{module}"})
