@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gentle_core.errors import DataError
@@ -72,6 +72,13 @@ def content_key(item: Any) -> bytes:
     return digest.digest()
 
 
+def _digest(keys: Tensor, features: Tensor) -> str:
+    """Of a shard's content: a bit that flips on a disk must not become a feature."""
+    digest = hashlib.blake2b(keys.contiguous().numpy().data, digest_size=16)
+    digest.update(features.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise DataError(f"{path} is a symbolic link; the feature cache holds plain files and folders only: remove it")
@@ -93,12 +100,15 @@ class FeatureStore:
     def _read(self, shard: Path) -> None:
         _refuse_link(shard)
         try:
-            content = load_file(shard)
-            keys, features = content["keys"].numpy(), content["features"]
+            with safe_open(shard, "pt") as file:
+                stated = (file.metadata() or {}).get("blake2b", "")
+                keys, features = file.get_tensor("keys"), file.get_tensor("features")
+            if stated != _digest(keys, features):
+                raise SafetensorError("other content than was written")
         except (SafetensorError, KeyError, OSError):
             shard.unlink(missing_ok=True)  # derived data: computed again
             return
-        self.rows.update((keys[i].tobytes(), features[i]) for i in range(len(keys)))
+        self.rows.update((bytes(key), row) for key, row in zip(keys.numpy(), features, strict=True))
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Write one shard and make it readable at once."""
@@ -109,7 +119,8 @@ class FeatureStore:
         handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
         os.close(handle)
         try:
-            save_file({"keys": table, "features": features}, temporary)
+            content = {"keys": table, "features": features}
+            save_file(content, temporary, {"blake2b": _digest(table, features)})
             os.replace(temporary, self.folder / f"{name}.safetensors")
         except OSError as error:
             Path(temporary).unlink(missing_ok=True)

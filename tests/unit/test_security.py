@@ -226,7 +226,8 @@ DANGEROUS = {"pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "jo
 def calls(tree: ast.AST):
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}, node.lineno
+            first = ast.unparse(node.args[0]) if node.args else ""
+            yield ast.unparse(node.func), first, {k.arg: ast.unparse(k.value) for k in node.keywords}, node.lineno
 
 
 @pytest.mark.parametrize(
@@ -237,9 +238,9 @@ def test_no_code_of_ours_unpickles_what_others_wrote(package):
     files = [f for f in folder.rglob("*.py") if "tests" not in f.relative_to(folder).parts]
     found = []
     for file in files:
-        for name, options, line in calls(ast.parse(file.read_text())):
+        for name, first, options, line in calls(ast.parse(file.read_text())):
             where = f"{file.relative_to(ROOT)}:{line}: {name}"
-            if name in DANGEROUS:
+            if name in DANGEROUS and not first.startswith("pickle.dumps("):  # a copy of what is here
                 found.append(where)
             if name == "torch.load" and options.get("weights_only") != "True":
                 found.append(f"{where} without weights_only=True")

@@ -50,11 +50,19 @@ def test_another_encoder_state_has_a_store_of_its_own(tmp_path):
     assert len(calls) == 2
 
 
-def test_a_damaged_shard_is_computed_again(tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "flip", "no digest"])
+def test_a_damaged_shard_is_computed_again(tmp_path, damage):
     calls = []
     first = run(tmp_path, ["aa", "b"], calls)
     (shard,) = tmp_path.rglob("*.safetensors")
-    shard.write_bytes(shard.read_bytes()[:-5])
+    content = bytearray(shard.read_bytes())
+    if damage == "cut":
+        content = content[:-5]
+    elif damage == "flip":
+        content[-1] ^= 1
+    else:
+        content = content.replace(b"blake2b", b"blake2a")
+    shard.write_bytes(content)
     torch.testing.assert_close(run(tmp_path, ["aa", "b"], calls), first)
     assert len(calls) == 2
 
