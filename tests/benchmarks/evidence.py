@@ -100,15 +100,15 @@ def methods(data: str, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     centroid = gap("core/mmd", delta, scenes, beta="fixed", weights=[0.0, 1.0], degree=1, offset=0.0)
     terms = {
         "clip": clip,
-        "clip-all": clip,
         "s-clip": [*clip, *s_clip],
         "gentle": [*clip, *own, ssl, mmd, sdd],
+        "clip-all": clip,
         "gentle-no-sdd": [*clip, *own, ssl, mmd],
         "gentle-no-mmd": [*clip, *own, ssl, sdd],
         "gentle-no-ssl": [*clip, *own, mmd, sdd],
-        "centroid": [*clip, *own, centroid],
     }
     if scenes:
+        terms["centroid"] = [*clip, *own, centroid]
         terms["hard"], terms["soft"] = [*clip, labels("hard", pl)], [*clip, labels("soft", pl)]
         terms["gentle-no-labels"] = [*clip, ssl, mmd, sdd]
     else:
@@ -210,7 +210,7 @@ def one_run(out: Path, data: str, name: str, settings: Mapping[str, Any], seed: 
     results = json.loads((folder / "results.json").read_text())
     figures = {"val": results["splits"]["val"], "test": results["splits"]["test"]}
     figures["cca"] = results["baselines"].get("CCA, closed form", {})
-    if data == "rsicd":
+    if data == "rsicd" and not name.startswith("search/"):
         sets = [f"--set=dataset.{key}={value}" for key, value in dataset_options(out / f"{data}.toml").items()]
         if gentle(out, ["eval", str(folder), "--task", "zero-shot", *sets, "--set=split=test", "--set=tower=image"]):
             raise SystemExit(f"{folder}: the zero-shot evaluation failed")

@@ -20,16 +20,19 @@ def gentle_modalities() -> list[ModalitySpec]:
             name=SCENE,
             summary="Overhead scenes: photographs from above, without an upright side",
             reads_as=("image",),
+            samples="gentle_remote_sensing.samples:scenes",
         ),
         ModalitySpec(
             name=BANDS,
             summary="Overhead images with any number of bands (gentle_remote_sensing.bands)",
+            samples="gentle_remote_sensing.samples:bands",
         ),
     ]
 
 
 _QU = "Qu et al. Deep semantic understanding of high resolution remote sensing image. CITS 2016"
 _BOTH = (SCENE, BANDS, TEXT)
+_EITHER = {"index": "images are served as multispectral-image instead of aerial-image where multispectral = true"}
 
 
 @hookimpl
@@ -40,6 +43,8 @@ def gentle_datasets() -> list[DatasetSpec]:
             modalities=_BOTH,
             config=datasets.KarpathyConfig,
             target="gentle_remote_sensing.datasets.karpathy:build_rsicd",
+            example="gentle_remote_sensing.samples:captions",
+            deviations=_EITHER,
             summary="RSICD: scenes with five captions each (dataset_rsicd.json and RSICD_images)",
             citation="Lu et al. Exploring models and data for remote sensing image caption generation. TGRS 56, 2017",
         ),
@@ -48,6 +53,8 @@ def gentle_datasets() -> list[DatasetSpec]:
             modalities=_BOTH,
             config=datasets.KarpathyConfig,
             target="gentle_remote_sensing.datasets.karpathy:build_ucm",
+            example="gentle_remote_sensing.samples:captions",
+            deviations=_EITHER,
             summary="UCM-captions: UC Merced's scenes with five captions each (dataset.json and imgs)",
             citation=_QU,
         ),
@@ -56,6 +63,8 @@ def gentle_datasets() -> list[DatasetSpec]:
             modalities=_BOTH,
             config=datasets.KarpathyConfig,
             target="gentle_remote_sensing.datasets.karpathy:build_sydney",
+            example="gentle_remote_sensing.samples:captions",
+            deviations=_EITHER,
             summary="Sydney-captions: scenes of Sydney with five captions each (dataset.json and imgs)",
             citation=_QU,
         ),
@@ -64,6 +73,8 @@ def gentle_datasets() -> list[DatasetSpec]:
             modalities=_BOTH,
             config=datasets.UnionConfig,
             target="gentle_remote_sensing.datasets.karpathy:build_union",
+            example="gentle_remote_sensing.samples:union",
+            deviations=_EITHER,
             summary="RSICD, UCM-captions and Sydney-captions together, as in S-CLIP; whatever of them is there",
             citation=_S_CLIP,
         ),
@@ -73,6 +84,8 @@ def gentle_datasets() -> list[DatasetSpec]:
             labelled=True,
             config=datasets.SceneFolderConfig,
             target="gentle_remote_sensing.datasets.folder:build",
+            example="gentle_remote_sensing.samples:classes",
+            deviations=_EITHER,
             summary="Labelled scenes, a folder a class: UCM, WHU-RS19, RSSCN7, AID, RESISC45 and the like",
         ),
     ]
@@ -86,6 +99,7 @@ def gentle_encoders() -> list[EncoderSpec]:
             modality=BANDS,
             config=encoders.BandsConfig,
             target="gentle_remote_sensing.encoders.bands:build",
+            example="gentle_remote_sensing.samples:small_encoder",
             summary="An image encoder of the vision-language plugin whose first layer reads any number of bands",
         ),
     ]
@@ -113,7 +127,7 @@ def gentle_losses() -> list[LossSpec]:
             config=losses.CaptionConfig,
             target="gentle_remote_sensing.losses.captions:build",
             needs={"pairs", "unpaired"},
-            scope="rows",
+            scope="global",
             summary="S-CLIP: captions of similar images as pseudo-labels of those without (hard, soft or transport)",
             citation=_S_CLIP,
         ),
@@ -122,7 +136,7 @@ def gentle_losses() -> list[LossSpec]:
             config=losses.KeywordConfig,
             target="gentle_remote_sensing.losses.keywords:build",
             needs={"pairs", "unpaired", "labels"},
-            scope="rows",
+            scope="global",
             summary="S-CLIP: keywords of the most similar image's caption as candidates for images without one",
             citation=_S_CLIP,
         ),

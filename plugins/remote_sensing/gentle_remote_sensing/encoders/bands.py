@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentle_core.api import BuildContext, ComponentError, EncoderModule, RecipeError, hash_tensors
+from gentle_core.api import BuildContext, ComponentError, EncoderModule, hash_tensors
 from gentle_remote_sensing.bands import read_bands
 from gentle_remote_sensing.encoders.config import BandsConfig
 
@@ -97,8 +97,9 @@ class BandsEncoder(EncoderModule):
         return max(self.config.resolution**2 // 256, 1)
 
     def fingerprint(self) -> str:
-        options = {k: v for k, v in attrs.asdict(self.config).items() if k != "backbone"}
-        more = json.dumps([options, self.inner.options(), VERSION], sort_keys=True, default=str)
+        names = ("bands", "scale", "mean", "std", "resolution")
+        options = {name: getattr(self.config, name) for name in names} | self.inner.options()
+        more = json.dumps([options, VERSION], sort_keys=True)
         return hashlib.sha256((more + hash_tensors(self.state_dict())).encode()).hexdigest()
 
     def facts(self) -> dict[str, Any]:
@@ -106,30 +107,28 @@ class BandsEncoder(EncoderModule):
         return {**self.inner.facts(), "bands": config.bands, "red, green, blue": list(config.rgb),
                 "pixels": f"{config.resolution} × {config.resolution}"}  # fmt: skip
 
-    def portable(self) -> Mapping[str, Any] | None:
-        inner = self.inner.portable()
-        if inner is None:
-            return None
-        kept = attrs.asdict(self.config) | {"rgb": list(self.config.rgb)}
-        kept["backbone"] = {"use": self.config.backbone.get("use", "efficientnet-lite"), **inner}
+    def portable(self) -> Mapping[str, Any]:
+        given = ("model", "revision", "path", "package")
+        kept = attrs.asdict(self.config, filter=lambda field, _: field.name not in given)
+        inner = self.inner.portable() or {}
+        kept |= {key: inner[key] for key in ("architecture", "preprocess", "pool") if key in inner}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
 
 
 def build(config: BandsConfig, context: BuildContext) -> BandsEncoder:
-    """Raises RecipeError where the options do not fit the backbone, and what the backbone itself raises."""
-    options = dict(config.backbone)
-    use = options.pop("use", "efficientnet-lite")
-    try:
-        if use == "hf-image":
-            from gentle_vision_language.encoders import hf_image
-            from gentle_vision_language.encoders.config import HfImageConfig
+    """Raises what the backbone itself raises where its weights are missing or it has no layer that could read bands."""
+    if config.backbone == "efficientnet-lite":
+        from gentle_vision_language.encoders import efficientnet
+        from gentle_vision_language.encoders.config import EfficientNetConfig
 
-            inner: Any = hf_image.build(HfImageConfig(**options), context)
-        else:
-            from gentle_vision_language.encoders import efficientnet
-            from gentle_vision_language.encoders.config import EfficientNetConfig
+        plain = EfficientNetConfig(weights=config.weights, train_layers=config.train_layers)
+        return BandsEncoder(efficientnet.build(plain, context), config)
+    from gentle_vision_language.encoders import hf_image
+    from gentle_vision_language.encoders.config import HfImageConfig
 
-            inner = efficientnet.build(EfficientNetConfig(**options), context)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"remote-sensing/bands: backbone: {error}") from error
-    return BandsEncoder(inner, config)
+    options = HfImageConfig(
+        model=config.model, revision=config.revision, path=config.path, package=config.package, weights=config.weights,
+        pool=config.pool, train_layers=config.train_layers, architecture=config.architecture,
+        preprocess=config.preprocess, resolution=config.resolution,
+    )  # fmt: skip
+    return BandsEncoder(hf_image.build(options, context), config)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import attrs
 
@@ -21,8 +21,12 @@ class BandsConfig:
         scale: the value that counts as 1: 10000 for Sentinel-2 reflectances, 255 for bytes.
         mean, std: of each band after scaling; empty for .5 and .25 of all.
         resolution: side of the square that the model sees, in pixels.
-        backbone: table { use = "efficientnet-lite" or "hf-image", … } with the options of that encoder of the
-            vision-language plugin.
+        backbone: which encoder of the vision-language plugin.
+        model, revision, path, package: for "hf-image": where the model comes from, as there.
+        weights: "required" stops where the backbone's weights are missing, "random" does without.
+        pool: for "hf-image": as there.
+        train_layers: where the encoder trains: "all", or how many of the last layers.
+        architecture, preprocess: for saved models, which bring their weights along.
     """
 
     bands: int = attrs.field(validator=attrs.validators.ge(1))
@@ -32,7 +36,16 @@ class BandsConfig:
     mean: tuple[float, ...] = attrs.field(default=(), converter=tuple)
     std: tuple[float, ...] = attrs.field(default=(), converter=tuple)
     resolution: int = attrs.field(default=64, validator=attrs.validators.ge(8))
-    backbone: Mapping[str, Any] = attrs.field(factory=lambda: {"use": "efficientnet-lite"})
+    backbone: Literal["efficientnet-lite", "hf-image"] = "efficientnet-lite"
+    model: str = ""
+    revision: str = "main"
+    path: Path | None = None
+    package: str = ""
+    weights: Literal["required", "random"] = "required"
+    pool: Literal["auto", "cls", "mean", "pooler"] = "auto"
+    train_layers: int | str = "all"
+    architecture: str = ""
+    preprocess: str = ""
 
     def __attrs_post_init__(self) -> None:
         if len(self.rgb) != 3 or len(set(self.rgb)) != 3 or not all(0 <= band < self.bands for band in self.rgb):
@@ -43,5 +56,8 @@ class BandsConfig:
                 raise ValueError(f"{name} has {len(given)} values for {self.bands} bands")
         if any(value <= 0 for value in self.std):
             raise ValueError("std: deviations are above 0")
-        if self.backbone.get("use", "efficientnet-lite") not in ("efficientnet-lite", "hf-image"):
-            raise ValueError(f"backbone.use = {self.backbone['use']!r}: choose efficientnet-lite or hf-image")
+        given = [name for name in ("model", "path", "package") if getattr(self, name)]
+        if self.backbone == "efficientnet-lite" and given:
+            raise ValueError(f"{given[0]} is for backbone = 'hf-image'; efficientnet-lite comes as a package")
+        if self.backbone == "hf-image" and len(given) != 1 and not self.architecture:
+            raise ValueError("backbone = 'hf-image': give one of model (on the hub), path (a folder) and package")

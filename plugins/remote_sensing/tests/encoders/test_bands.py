@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gentle_core.api import ComponentError, DataError, RecipeError
+from gentle_core.api import ComponentError, DataError
 from gentle_remote_sensing.bands import BandsFile, read_bands
 from gentle_remote_sensing.datasets import folder
 from gentle_remote_sensing.datasets.config import SceneFolderConfig
 from gentle_remote_sensing.encoders.bands import build, first_layer, widened
 from gentle_remote_sensing.encoders.config import BandsConfig
 
-SMALL = {"use": "efficientnet-lite", "weights": "random"}
+SMALL = {"weights": "random"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_the_first_layer_does_with_its_colours_what_it_did_before(others):
 
 def test_efficientnet_with_bands_begins_as_the_one_for_colours(context):
     pytest.importorskip("efficientnet_lite_pytorch")
-    config = BandsConfig(bands=5, rgb=(2, 1, 0), others="zero", scale=1.0, resolution=32, backbone=SMALL)
+    config = BandsConfig(bands=5, rgb=(2, 1, 0), others="zero", scale=1.0, resolution=32, **SMALL)
     torch.manual_seed(0)
     encoder = build(config, context).eval()
     torch.manual_seed(0)
@@ -71,8 +71,8 @@ def test_a_model_in_hugging_face_layout_from_disk(context, tmp_path):
     torch.manual_seed(0)
     shape = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetModel(shape).save_pretrained(tmp_path / "resnet")
-    options = {"use": "hf-image", "path": tmp_path / "resnet", "resolution": 32}
-    encoder = build(BandsConfig(bands=13, rgb=(3, 2, 1), resolution=32, backbone=options), context).eval()
+    options = {"backbone": "hf-image", "path": tmp_path / "resnet", "resolution": 32}
+    encoder = build(BandsConfig(bands=13, rgb=(3, 2, 1), **options), context).eval()
     image = np.random.default_rng(0).integers(0, 10000, (13, 64, 64)).astype(np.uint16)
     with torch.no_grad():
         found = encoder(encoder.collate([image]))
@@ -90,7 +90,7 @@ def test_the_fingerprint_knows_the_scaling(context):
 
     def made(**more):
         torch.manual_seed(0)
-        return build(BandsConfig(bands=4, resolution=32, backbone=SMALL, **more), context).fingerprint()
+        return build(BandsConfig(bands=4, resolution=32, **SMALL, **more), context).fingerprint()
 
     assert made() == made() and len({made(), made(scale=255.0), made(mean=(0.1, 0.2, 0.3, 0.4))}) == 3
 
@@ -102,7 +102,8 @@ def test_the_fingerprint_knows_the_scaling(context):
         ({"bands": 4, "rgb": (0, 1, 1)}, "three different bands"),
         ({"bands": 4, "mean": (0.5,)}, "mean has 1 values for 4 bands"),
         ({"bands": 3, "std": (0.5, 0.0, 1.0)}, "deviations are above 0"),
-        ({"bands": 3, "backbone": {"use": "resnet"}}, "choose efficientnet-lite or hf-image"),
+        ({"bands": 3, "backbone": "hf-image"}, "give one of model"),
+        ({"bands": 3, "model": "microsoft/resnet-50"}, "model is for backbone = 'hf-image'"),
     ],
 )
 def test_options_that_cannot_be(options, match):
@@ -110,10 +111,7 @@ def test_options_that_cannot_be(options, match):
         BandsConfig(**options)
 
 
-def test_wrong_backbones(context):
-    pytest.importorskip("efficientnet_lite_pytorch")
-    with pytest.raises(RecipeError, match="backbone"):
-        build(BandsConfig(bands=4, backbone={"use": "efficientnet-lite", "depth": 3}), context)
+def test_a_model_without_a_layer_that_could_read_bands():
     with pytest.raises(ComponentError, match="no first convolution"):
         first_layer(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)))
 
