@@ -10,7 +10,7 @@ from gentle_core.batch import AlignBatch, BuildContext, ItemIndex, LossContext, 
 from gentle_core.errors import ComponentError, DataError, GentleError, RecipeError, WeightsError
 from gentle_core.health import Finding, HealthContext
 from gentle_core.hookspecs import hookimpl
-from gentle_core.protocols import Augmentation, Dataset, EmbeddingModel, Encoder, Loss, Task
+from gentle_core.protocols import Augmentation, Dataset, EmbeddingModel, Encoder, Loss, Task, Teacher, TeacherView
 from gentle_core.specs import (
     GENTLE_API,
     AugmentationSpec,
@@ -21,11 +21,12 @@ from gentle_core.specs import (
     ModalitySpec,
     NoOptions,
     TaskSpec,
+    TeacherSpec,
 )
 
 if TYPE_CHECKING:
     from gentle_core.evaluate.probes import knn_accuracy, knn_predict, linear_probe, multilabel_probe
-    from gentle_core.modules import EncoderModule, LossModule, hash_tensors
+    from gentle_core.modules import EncoderModule, LossModule, TeacherModule, hash_tensors
 
 __all__ = [
     "GENTLE_API",
@@ -58,6 +59,10 @@ __all__ = [
     "Rows",
     "Task",
     "TaskSpec",
+    "Teacher",
+    "TeacherModule",
+    "TeacherSpec",
+    "TeacherView",
     "WeightsError",
     "hash_tensors",
     "hookimpl",
@@ -70,6 +75,7 @@ __all__ = [
 _NEEDS_TORCH = {
     "EncoderModule": "gentle_core.modules",
     "LossModule": "gentle_core.modules",
+    "TeacherModule": "gentle_core.modules",
     "hash_tensors": "gentle_core.modules",
     "knn_accuracy": "gentle_core.evaluate.probes",
     "knn_predict": "gentle_core.evaluate.probes",

@@ -74,9 +74,17 @@ class Rows:
 
 @attrs.define
 class AlignBatch:
-    """The embeddings of one global batch by tower name. Row counts may differ between towers."""
+    """The embeddings of one global batch by tower name. Row counts may differ between towers.
+
+    Attributes:
+        towers: the matched and unmatched rows.
+        pseudo: rows of the unmatched pools that a teacher takes for mates, where the objective needs "pseudo": equal
+            ids mark a pseudo-pair, `extras["weight"]` (P,) is how sure the teacher is. These rows are no others' rows:
+            no other loss sees them.
+    """
 
     towers: dict[str, Rows]
+    pseudo: dict[str, Rows] = attrs.field(factory=dict)
 
     def pairs(self, a: str, b: str) -> tuple[Tensor, Tensor]:
         """Row indices (n,), (n,) of the matched pairs of towers `a` and `b`, ordered by their row in `a`.

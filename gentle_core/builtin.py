@@ -19,7 +19,7 @@ import attrs
 
 from gentle_core.hookspecs import hookimpl
 from gentle_core.schedule import Schedule, always_zero, as_weight
-from gentle_core.specs import HealthCheck, LossSpec, Need, TaskSpec
+from gentle_core.specs import HealthCheck, LossSpec, Need, TaskSpec, TeacherSpec
 
 Lookup = Callable[[str], LossSpec]
 Weight = float | Schedule
@@ -128,6 +128,57 @@ class SddConfig:
                 f"to {MIN_SDD_ROWS} or more in sum"
             ]
         return []
+
+
+@attrs.frozen(kw_only=True)
+class PseudoPairsConfig:
+    """Options of `core/pseudo-pairs`.
+
+    Attributes:
+        temperature: τ at the start; logits are cosines over τ.
+        learn_temperature: learn τ along with the model; it is not that of the loss over pairs.
+        max_scale: largest 1/τ.
+    """
+
+    temperature: float = attrs.field(default=0.07, validator=attrs.validators.gt(0))
+    learn_temperature: bool = True
+    max_scale: float = attrs.field(default=100.0, validator=attrs.validators.gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class ClosedFormTeacherConfig:
+    """Options of `core/cca`, the teacher.
+
+    Attributes:
+        ridge, power, dimension: of the CCA; without them the ones that rank validation items best, where there are any,
+            and 1.0, 1.0 and all otherwise.
+    """
+
+    ridge: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(0)))
+    power: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(0)))
+    dimension: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+
+
+@attrs.frozen(kw_only=True)
+class AverageTeacherConfig:
+    """Options of `core/average`, the model's own moving average as its teacher.
+
+    Attributes:
+        decay: of the average: after each step it keeps so much of itself.
+    """
+
+    decay: float = attrs.field(default=0.99, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+
+
+@attrs.frozen(kw_only=True)
+class SavedRunTeacherConfig:
+    """Options of `core/saved-run`, a finished run as the teacher.
+
+    Attributes:
+        path: the run's directory, or its `model` folder. Towers are taken by name.
+    """
+
+    path: Path
 
 
 @attrs.frozen(kw_only=True)
@@ -426,6 +477,14 @@ def gentle_losses() -> Iterable[LossSpec]:
             citation=_GENTLE_CLIP,
         ),
         LossSpec(
+            name="pseudo-pairs",
+            config=PseudoPairsConfig,
+            target="gentle_core.losses.pseudo:build",
+            summary="Contrastive loss over pseudo-pairs that a teacher finds in the unmatched pools",
+            needs=frozenset({"pseudo"}),
+            scope="rows",
+        ),
+        LossSpec(
             name="sum",
             config=SumConfig,
             target="gentle_core.losses.compose:build_sum",
@@ -476,5 +535,33 @@ def gentle_tasks() -> Iterable[TaskSpec]:
             config=KnnConfig,
             target="gentle_core.evaluate.tasks:build_knn",
             summary="Classes of labelled items by the nearest neighbours among a tower's features and embeddings",
+        ),
+    ]
+
+
+@hookimpl
+def gentle_teachers() -> Iterable[TeacherSpec]:
+    return [
+        TeacherSpec(
+            name="cca",
+            config=ClosedFormTeacherConfig,
+            target="gentle_core.teachers.cca:build",
+            summary="Regularised CCA on the encoder features of the pairs",
+            citation="Hotelling 1936, Biometrika 28",
+        ),
+        TeacherSpec(
+            name="average",
+            config=AverageTeacherConfig,
+            target="gentle_core.teachers.average:build",
+            summary="The moving average of the model that is being trained",
+            citation="Tarvainen and Valpola 2017, arXiv:1703.01780",
+            changes=True,
+        ),
+        TeacherSpec(
+            name="saved-run",
+            config=SavedRunTeacherConfig,
+            target="gentle_core.teachers.saved:build",
+            example={"path": "."},
+            summary="The model of a finished run",
         ),
     ]

@@ -14,6 +14,7 @@ from gentle_core.specs import (
     LossSpec,
     ModalitySpec,
     TaskSpec,
+    TeacherSpec,
 )
 
 PROJECT = "gentle"
@@ -190,4 +191,28 @@ def gentle_health_checks() -> Iterable[HealthCheck]:
         if shutil.which("ffmpeg"):
             return [Finding("ok", "ffmpeg is there")]
         return [Finding("error", "ffmpeg is not on the PATH", "apt install ffmpeg")]
+    """
+
+
+@hookspec
+def gentle_teachers() -> Iterable[TeacherSpec]:
+    """Teachers: what says which items of two unmatched pools may be mates.
+
+    import attrs
+    from gentle_core.api import TeacherSpec, hookimpl
+
+    @attrs.frozen
+    class OntologyConfig:
+        depth: int = 3
+
+    @hookimpl
+    def gentle_teachers():
+        return [
+            TeacherSpec(
+                name="ontology",
+                config=OntologyConfig,
+                target="gentle_audio.ontology:build",    # -> Teacher
+                summary="Embeds both pools by the classes that two taggers find",
+            )
+        ]
     """

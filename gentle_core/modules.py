@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gentle_core.batch import AlignBatch, LossContext, LossOut, ParamGroups
+
+if TYPE_CHECKING:
+    from gentle_core.protocols import TeacherView
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -60,3 +63,19 @@ class LossModule(nn.Module):
 
     def scorer(self) -> Any:
         return None
+
+
+class TeacherModule:
+    """Subclass it and write `embed`. It has no state unless it says so."""
+
+    def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} must define embed(view)")
+
+    def observe(self, model: Any, step: int) -> None:
+        """Nothing to do by default."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take up by default."""

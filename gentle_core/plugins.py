@@ -62,6 +62,7 @@ _HOOKS = {
     "gentle_datasets": "dataset",
     "gentle_tasks": "task",
     "gentle_health_checks": HEALTH,
+    "gentle_teachers": "teacher",
 }
 _SPECS = KINDS | {HEALTH: HealthCheck}
 

@@ -98,3 +98,50 @@ class Task(Protocol):
 
     def evaluate(self, model: EmbeddingModel) -> Mapping[str, Any]:
         """Flat metric names to numbers (and, under "facts", JSON-ready facts such as retained counts)."""
+
+
+class TeacherView(Protocol):
+    """What a teacher may look at: pairs, pools and validation items of two towers, and the model as it stands.
+
+    `part` is "pairs" (row i of one tower and row i of the other are mates), "pool" (no mates are known), or "val"
+    (mates have equal ids in `samples`). Which pool items are mates in truth is nowhere in it.
+    """
+
+    towers: tuple[str, str]
+    step: int
+
+    def features(self, tower: str, part: str) -> Tensor:
+        """Encoder features (n, W) float32 on the CPU, of the weights as they stand."""
+
+    def joint(self, tower: str, part: str, model: Any = None) -> Tensor:
+        """Unit embeddings (n, D) by the model as it stands, or by another one."""
+
+    def items(self, tower: str, part: str) -> list[Any]:
+        """Raw items."""
+
+    def samples(self, tower: str) -> Sequence[str]:
+        """Sample ids of the validation items."""
+
+    def saved(self, path: Any) -> Any:
+        """The model of a finished run, with the components that this run has."""
+
+    @property
+    def model(self) -> Any:
+        """The model as it stands: an `EmbeddingModel` and a `torch.nn.Module`."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Says how near two pools' items are, by embedding both. See `TeacherModule` for defaults."""
+
+    def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
+        """Unit rows (n, k) of both towers' pools, in the order of `view.features(tower, "pool")`."""
+
+    def observe(self, model: Any, step: int) -> None:
+        """Called after every step that was taken."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must hold of it."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a checkpoint's state."""

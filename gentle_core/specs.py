@@ -24,7 +24,7 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 Scope = Literal["rows", "pairs", "moments", "global"]
 Need = Literal[
     "pairs", "unpaired", "views", "raw", "tokens", "coordinates", "labels", "groups",
-    "soft_targets", "index", "reference", "ema", "queue",
+    "soft_targets", "index", "reference", "ema", "queue", "pseudo",
 ]  # fmt: skip
 
 
@@ -210,6 +210,17 @@ class HealthCheck:
     api: int = GENTLE_API
 
 
+@attrs.frozen(kw_only=True)
+class TeacherSpec(ComponentSpec):
+    """A source of pseudo-pairs; its factory returns a `Teacher`.
+
+    Attributes:
+        changes: whether what it says depends on the state of the training, so that asking again makes sense.
+    """
+
+    changes: bool = False
+
+
 KINDS: dict[str, type] = {
     "modality": ModalitySpec,
     "encoder": EncoderSpec,
@@ -217,4 +228,5 @@ KINDS: dict[str, type] = {
     "loss": LossSpec,
     "dataset": DatasetSpec,
     "task": TaskSpec,
+    "teacher": TeacherSpec,
 }

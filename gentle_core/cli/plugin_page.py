@@ -12,7 +12,7 @@ from gentle_core.suggest import did_you_mean
 
 _TITLES = {
     "modality": "Modalities", "encoder": "Encoders", "augmentation": "Augmentations", "loss": "Losses",
-    "dataset": "Datasets", "task": "Tasks",
+    "dataset": "Datasets", "task": "Tasks", "teacher": "Teachers",
 }  # fmt: skip
 _FACTS = {
     "needs": "needs in a batch", "scope": "scope", "stage": "stage", "requires": "requires", "licence": "licence",

@@ -19,9 +19,9 @@ from gentle_core.data.streams import stream
 
 @attrs.define
 class Chunk:
-    """Rows that go through an encoder together: of one group ("matched" or "unmatched"), never of both, so that
-    leaving the unmatched rows out changes nothing for the matched ones. `number` counts the group's chunks over all
-    ranks. A chunk of no rows holds one item that is encoded for company and whose projection is dropped.
+    """Rows that go through an encoder together: of one group ("matched", "unmatched" or "pseudo"), never of two, so
+    that leaving the unmatched rows out changes nothing for the matched ones. `number` counts the group's chunks over
+    all ranks. A chunk of no rows holds one item that is encoded for company and whose projection is dropped.
 
     `inputs` are collated items, or features (rows, width) where the encoder is frozen and cached."""
 
@@ -36,12 +36,13 @@ class TowerInputs:
     """One tower's rows of a step.
 
     Attributes:
-        ids: (B,) of the global batch, matched rows first.
+        ids: (B,) of the global batch, matched rows first, those of pseudo-pairs last.
         items: item ids of the global batch.
         matched: how many of its rows are matched.
         parts: for each rank, which rows of the global batch are its own.
         views: for each view the chunks of this rank, rows in the order of `parts[rank]`.
         labels: (B,) or (B, K) of the global batch, for an objective that needs them.
+        weight: (P,) weights of the pseudo-pairs.
     """
 
     ids: Tensor
@@ -50,6 +51,12 @@ class TowerInputs:
     parts: list[Tensor]
     views: list[list[Chunk]]
     labels: Tensor | None = None
+    weight: Tensor = attrs.field(factory=lambda: torch.empty(0))
+
+    @property
+    def plain(self) -> int:
+        """How many rows are not those of pseudo-pairs."""
+        return len(self.ids) - len(self.weight)
 
 
 @attrs.define
@@ -107,7 +114,8 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
 
     def _tower(self, tower: str, source: TowerSource, plan: TowerPlan, step: int) -> TowerInputs:
         groups = {"matched": self._pieces(0, plan.matched)}
-        groups["unmatched"] = self._pieces(plan.matched, len(plan.positions))
+        groups["unmatched"] = self._pieces(plan.matched, len(plan.positions) - plan.pseudo)
+        groups["pseudo"] = self._pieces(len(plan.positions) - plan.pseudo, len(plan.positions))
         parts = [
             torch.tensor([row for shares in groups.values() for _, rows in shares[r] for row in rows], dtype=torch.long)
             for r in range(self.ranks)
@@ -115,7 +123,7 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
         items = [source.index.items[p] for p in plan.positions]
         mine = [(name, number, rows) for name, shares in groups.items() for number, rows in shares[self.rank]]
         # A chunk of no rows is encoded with the first row of its group.
-        first = {"matched": 0, "unmatched": plan.matched}
+        first = {"matched": 0, "unmatched": plan.matched, "pseudo": len(items) - plan.pseudo}
         chosen = [(name, number, len(rows), list(rows) or [first[name]]) for name, number, rows in mine]
         wanted = sorted({row for *_, rows in chosen for row in rows})
         drawn = self._views_drawn(tower, source, plan, step)
@@ -138,7 +146,8 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
                 chunks.append(Chunk(group=name, number=number, rows=count, inputs=inputs))
             views.append(chunks)
         labels = None if source.labels is None else source.labels[torch.from_numpy(plan.positions)]
-        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, parts, views, labels)
+        weight = torch.from_numpy(plan.weight)
+        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, parts, views, labels, weight)
 
     def _key(self, tower: str, source: TowerSource, plan: TowerPlan, items: Sequence[str], row: int) -> str:
         """What an augmentation's stream is named after: the sample of a matched row, the item of another."""

@@ -41,6 +41,12 @@ class Pools:
     def pool_sizes(self) -> dict[str, int]:
         return {tower: len(positions) for tower, positions in self.unmatched.items()}
 
+    def one_each(self, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (n,), (n,) of the matched samples that both towers have, the first item of each."""
+        both = [(x[0], y[0]) for x, y in zip(self.matched[a], self.matched[b], strict=True) if len(x) and len(y)]
+        left, right = np.array(both, dtype=np.int64).reshape(-1, 2).T
+        return left, right
+
     def unmatched_id(self, tower: str, positions: np.ndarray) -> np.ndarray:
         """Ids of pool rows: beyond the matched ones, and different in every tower, so that no mates can meet."""
         offset = len(self.samples)

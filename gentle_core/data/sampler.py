@@ -8,23 +8,29 @@ import attrs
 import numpy as np
 
 from gentle_core.data.pools import Pools
+from gentle_core.data.pseudo import PseudoRows, PseudoSampler
 from gentle_core.data.rows import RowPlan
 from gentle_core.data.streams import stream
 
 
 @attrs.frozen(eq=False)
 class TowerPlan:
-    """The rows of one tower in one step: matched rows first, then rows of its pool.
+    """The rows of one tower in one step: matched rows first, then rows of its pool, then those of pseudo-pairs.
 
     Attributes:
         positions: (B,) positions in the tower's `ItemIndex`.
-        ids: (B,) int64; equal ids in two towers are a matched pair, pool rows have ids of their own.
+        ids: (B,) int64; equal ids in two towers are a matched pair, pool rows have ids of their own. Those of the
+            pseudo-pairs count from 0 by themselves.
         matched: how many of the rows are matched.
+        pseudo: how many of the rows, the last ones, are those of pseudo-pairs.
+        weight: (pseudo,) weights of the pseudo-pairs.
     """
 
     positions: np.ndarray
     ids: np.ndarray
     matched: int
+    pseudo: int = 0
+    weight: np.ndarray = attrs.field(factory=lambda: np.empty(0, dtype=np.float32))
 
 
 class BatchSampler:
@@ -33,10 +39,14 @@ class BatchSampler:
     Matched samples and each tower's pool are shuffled apart, anew in every epoch, each from its own random stream.
     The last rows of an epoch that don't fill a batch wait for the next epoch's order, so no batch repeats an item;
     a shorter pool simply starts its next epoch earlier.
+
+    Attributes:
+        pseudo: draws the pseudo-pairs, once there are any.
     """
 
     def __init__(self, pools: Pools, rows: RowPlan, seed: int):
         self.pools, self.rows, self.seed = pools, rows, seed
+        self.pseudo: PseudoSampler | None = None
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     def _draw(self, name: str, length: int, count: int, step: int) -> np.ndarray:
@@ -60,6 +70,18 @@ class BatchSampler:
                 positions=np.concatenate([matched, drawn]),
                 ids=np.concatenate([present, self.pools.unmatched_id(tower, drawn)]),
                 matched=len(present),
+            )
+        return plans if self.pseudo is None else self._with_pseudo_pairs(plans, self.pseudo.batch(step))
+
+    def _with_pseudo_pairs(self, plans: dict[str, TowerPlan], drawn: PseudoRows) -> dict[str, TowerPlan]:
+        for tower, positions in drawn.positions.items():
+            plan = plans[tower]
+            plans[tower] = attrs.evolve(
+                plan,
+                positions=np.concatenate([plan.positions, positions]),
+                ids=np.concatenate([plan.ids, np.arange(len(positions))]),
+                pseudo=len(positions),
+                weight=drawn.weight,
             )
         return plans
 

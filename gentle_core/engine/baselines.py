@@ -40,6 +40,7 @@ def pairs_only(resolved: Resolved) -> Resolved:
             recipe,
             name=f"{recipe.name} (pairs only)".strip(),
             objective=objective,
+            pseudo=None,
             baseline=BaselineTable(pairs_only=False, cca=False),
         ),
     )

@@ -81,6 +81,11 @@ class Builder:
         named = self.recipe.objective.pairs
         return tuple((a, b) for a, b in named) or tuple(itertools.combinations(self.recipe.towers, 2))
 
+    def teacher(self) -> Any:
+        """The source of pseudo-pairs, None where the recipe has none."""
+        table = self.recipe.pseudo
+        return None if table is None else self._component("teacher", table.teacher, self._context("teacher"))
+
     def loss(self) -> Any:
         """The objective; compositions build their parts through the same catalog."""
         dimensions = {name: table.head.dimension for name, table in self.recipe.towers.items()}

@@ -19,6 +19,7 @@ from gentle_core.engine.backend import Backend, Taken, average_statistics
 from gentle_core.engine.checkpoint import Checkpoint, prune, save_checkpoint
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.progress import Display
+from gentle_core.engine.pseudo import PseudoPairing
 from gentle_core.engine.rundir import RunDirectory
 from gentle_core.engine.step import StepOut, forward_backward
 from gentle_core.engine.towers import AlignedModel, Tower
@@ -74,6 +75,7 @@ class Trainer:
         measure: evaluates the model on the validation split; returns flat metrics.
         interrupt: says whether the run was asked to stop.
         fingerprints: hashes of the frozen encoders, which a checkpoint does not hold.
+        pseudo: where pseudo-pairs come from, if the recipe asks for them.
     """
 
     table: TrainTable
@@ -88,6 +90,7 @@ class Trainer:
     measure: Callable[[], Mapping[str, float]]
     fingerprints: Mapping[str, str]
     interrupt: InterruptFlag = attrs.field(factory=InterruptFlag)
+    pseudo: PseudoPairing | None = None
     step: int = 0
     skipped: int = 0
     best: Best = attrs.field(init=False)
@@ -104,6 +107,8 @@ class Trainer:
             "loss": self.loss.state_dict(),
             "optimizer": self.backend.optimizer_state(),
         }
+        if self.pseudo is not None:
+            tensors["pseudo"] = self.pseudo.state()
         facts = {
             "best": self.best.facts(), "fingerprints": dict(self.fingerprints), "steps": self.steps,
             "skipped": self.skipped,
@@ -127,6 +132,8 @@ class Trainer:
                 )
         self.load_weights(checkpoint)
         self.backend.load(checkpoint.tensors["model"], checkpoint.tensors["optimizer"])
+        if self.pseudo is not None:
+            self.pseudo.load(checkpoint.tensors.get("pseudo", {}))
         self.step = int(checkpoint.facts["step"])
         self.skipped = int(checkpoint.facts["skipped"])
         best = checkpoint.facts["best"]
@@ -163,6 +170,9 @@ class Trainer:
         try:
             with self.interrupt.patiently() as interrupt:
                 while self.step < self.steps:
+                    if self.pseudo is not None and self.pseudo.due(self.step):
+                        self._ask_teacher(self.pseudo)
+                        batches = step_batches(self.data, self.step, self.steps, table.workers)
                     began = time.perf_counter()
                     talked = ranks.seconds
                     with ranks.together():
@@ -181,6 +191,8 @@ class Trainer:
                     if taken.applied:
                         self.loss.post_step(context)
                         average_statistics(training, ranks)  # each step, lest a checkpoint change what follows
+                        if self.pseudo is not None and self.pseudo.listens:
+                            self.pseudo.observe(self.backend.collect(), self.step)
                     else:
                         for buffer, value in zip(statistics, before, strict=True):
                             buffer.copy_(value)
@@ -198,6 +210,13 @@ class Trainer:
                     self._between_steps(last, interrupt)
         finally:
             self.display.stop()
+
+    def _ask_teacher(self, pseudo: PseudoPairing) -> None:
+        """New pseudo-pairs, before the next step."""
+        self.backend.collect()
+        figures = pseudo.refresh(self.step)
+        self.backend.model.train()
+        self.run.log(self.step, "pseudo", figures)
 
     def _measure_untrained(self) -> None:
         """The validation figures before training, which also show whether `train.select` names one of them."""

@@ -18,12 +18,14 @@ from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.streams import stream
 from gentle_core.data.views import Augmentations
+from gentle_core.engine.artifact import load_model
 from gentle_core.engine.backend import Backend, LocalBackend
 from gentle_core.engine.build import Builder
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer, count_parameters
 from gentle_core.engine.measure import compare, measure
 from gentle_core.engine.progress import Display
+from gentle_core.engine.pseudo import PseudoPairing, View
 from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
@@ -247,8 +249,9 @@ class Session:
     def trainer(self) -> Trainer:
         recipe = self.recipe
         sources = self._sources()
+        sampler = BatchSampler(self.pools, self.rows, recipe.train.seed)
         data = StepDataset(
-            sources, BatchSampler(self.pools, self.rows, recipe.train.seed), recipe.train.seed,
+            sources, sampler, recipe.train.seed,
             views=2 if "views" in self.needs else 1, chunks=recipe.train.accumulate,
             rank=self.ranks.rank, ranks=self.ranks.size,
         )  # fmt: skip
@@ -257,7 +260,32 @@ class Session:
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
             backend=self.backend, data=data, run=self.run, display=self.display,
             measure=self._validate, fingerprints=self.fingerprints,
-            interrupt=self.interrupt,
+            interrupt=self.interrupt, pseudo=self._pseudo_pairing(sampler),
+        )  # fmt: skip
+
+    def _pseudo_pairing(self, sampler: BatchSampler) -> PseudoPairing | None:
+        table, teacher = self.recipe.pseudo, self.builder.teacher()
+        if table is None or "pseudo" not in self.needs:
+            return None
+        towers = table.towers or self.builder.pairs()[0]
+        positions = {
+            "pairs": dict(zip(towers, self.pools.one_each(*towers), strict=True)),
+            "pool": {tower: self.pools.unmatched[tower] for tower in towers},
+        }
+        # A split holds the features of one model's frozen towers.
+        splits = {id(self.model): self.train}
+
+        def train(model: AlignedModel) -> Split:
+            return splits.setdefault(id(model), self.split("train"))
+
+        def saved(path: Path) -> AlignedModel:
+            return load_model(path, str(self.device), self.resolved.catalog)
+
+        return PseudoPairing(
+            table, teacher, towers, sampler,
+            lambda step: View(towers, step, self.model, positions, train, self.validation, saved),
+            steps=self.rows.steps, seed=self.recipe.train.seed, share=self.ranks.on_main,
+            listens=self.resolved.catalog.get("teacher", table.teacher.use).spec.changes,
         )  # fmt: skip
 
     def cache_held_out(self) -> None:
@@ -286,6 +314,12 @@ class Session:
         """Differences between two sets of embeddings, with intervals."""
         return self.ranks.on_main(lambda: compare(ours, theirs, self.builder.pairs(), self.recipe.train.seed))
 
+    def _pseudo_rows(self) -> int:
+        """Pseudo-pairs of a batch: none where the pools are empty."""
+        table = self.recipe.pseudo
+        wanted = table is not None and "pseudo" in self.needs and all(self.pools.pool_sizes.values())
+        return table.rows if table is not None and wanted else 0
+
     def describe(self, trains: bool = True) -> None:
         """Put what was built into the manifest and say it; batches and steps only where something is trained."""
         towers = {}
@@ -307,7 +341,7 @@ class Session:
         if trains:
             data |= {
                 "paired_rows": self.rows.paired, "unpaired_rows": dict(self.rows.unpaired), "steps": self.rows.steps,
-                "steps_per_epoch": self.rows.steps_per_epoch,
+                "steps_per_epoch": self.rows.steps_per_epoch, "pseudo_rows": self._pseudo_rows(),
             }  # fmt: skip
         self.run.update_manifest(towers=towers, data=data, dataset=dict(self.dataset.facts()))
         pools = ", ".join(f"{tower} {size}" for tower, size in self.pools.pool_sizes.items())
@@ -315,4 +349,7 @@ class Session:
         if not trains:
             return
         rows = ", ".join(f"{tower} {count}" for tower, count in self.rows.unpaired.items())
-        self.display.say(f"batch: {self.rows.paired} matched rows; unmatched rows: {rows}; {self.rows.steps} steps")
+        pseudo = f"; {n} pseudo-pairs" if (n := self._pseudo_rows()) else ""
+        self.display.say(
+            f"batch: {self.rows.paired} matched rows; unmatched rows: {rows}{pseudo}; {self.rows.steps} steps"
+        )

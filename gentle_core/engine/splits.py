@@ -71,7 +71,8 @@ class Split:
         self.dataset, self.name, self.display, self.ranks = dataset, name, display, ranks
         self.towers = dict(towers)
         self.index = {tower: index.get(modality, ItemIndex(())) for tower, modality in towers.items()}
-        self._features: dict[str, Tensor] = {}
+        self._features: dict[str, tuple[Tensor, set[int]]] = {}
+        """Of frozen towers, with the positions that are known so far."""
 
     def load(self, tower: str, positions: Sequence[int]) -> list[Any]:
         """Raw items at these positions of the tower's index."""
@@ -81,13 +82,14 @@ class Split:
     def features(self, model: AlignedModel, tower: str, positions: Sequence[int] | None = None) -> Tensor:
         """Encoder features (n, W) in index order, by way of the disk cache where the tower is frozen.
 
-        With `positions` only these rows are computed; the others are zero.
+        With `positions` only these rows are computed where they are not known yet; others may be zero.
         """
-        if tower in self._features:
-            return self._features[tower]
-        wanted = list(range(len(self.index[tower]))) if positions is None else sorted(int(p) for p in positions)
-        encoder = model.tower(tower).encoder
-        frozen = model.tower(tower).frozen
+        encoder, frozen = model.tower(tower).encoder, model.tower(tower).frozen
+        everything = range(len(self.index[tower]))
+        held, known = self._features.get(tower, (None, set()))
+        wanted = sorted({int(p) for p in (everything if positions is None else positions)} - known)
+        if held is not None and not wanted:
+            return held
         store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}") if frozen else None
         found = self._across_ranks(
             model,
@@ -98,7 +100,8 @@ class Split:
             progress=self._progress(f"features of {self.name}/{tower}") if frozen else None,
         )
         if frozen:
-            self._features[tower] = found
+            found = found if held is None else found.index_copy_(0, torch.tensor(sorted(known)), held[sorted(known)])
+            self._features[tower] = found, known.union(wanted)
         return found
 
     def views(

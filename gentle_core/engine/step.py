@@ -94,7 +94,11 @@ def forward_backward(
                 ]
     leaves = _leaves({key: torch.cat([p.detach() for p in parts]) for key, parts in graph.items()}, inputs, ranks)
 
-    batch = AlignBatch({tower: _rows(leaves, tower, given) for tower, given in inputs.items()})
+    rows = {tower: _rows(leaves, tower, given) for tower, given in inputs.items()}
+    batch = AlignBatch(
+        {tower: plain for tower, (plain, _) in rows.items()},
+        {tower: pseudo for tower, (_, pseudo) in rows.items() if pseudo is not None},
+    )
     torch.manual_seed(torch_seed(seed, "objective", context.step))  # a loss that draws draws the same on all ranks
     if ranks.group is not None:
         context = attrs.evolve(context, group=ranks.group)
@@ -155,14 +159,24 @@ def _leaves(own: Mapping[Key, Tensor], inputs: Mapping[str, TowerInputs], ranks:
     return {key: rows.requires_grad_() for key, rows in found.items()}
 
 
-def _rows(leaves: Mapping[tuple[str, int], Tensor], tower: str, given: TowerInputs) -> Rows:
-    raw = leaves[tower, 0]
+def _rows(leaves: Mapping[Key, Tensor], tower: str, given: TowerInputs) -> tuple[Rows, Rows | None]:
+    """A tower's matched and unmatched rows, and those of pseudo-pairs where there are any."""
+    raw, n = leaves[tower, 0], given.plain
     second = leaves.get((tower, 1))
-    return Rows(
+    ids = given.ids.to(raw.device)
+    pseudo = None
+    if len(given.weight):
+        mates = raw[n:]
+        pseudo = Rows(
+            z=F.normalize(mates, dim=-1), ids=ids[n:], raw=mates, extras={"weight": given.weight.to(raw.device)}
+        )
+        raw, ids, second = raw[:n], ids[:n], None if second is None else second[:n]
+    plain = Rows(
         z=F.normalize(raw, dim=-1),
-        ids=given.ids.to(raw.device),
+        ids=ids,
         raw=raw,
         views=None if second is None else F.normalize(second, dim=-1),
         raw_views=second,
-        extras={} if given.labels is None else {"labels": given.labels.to(raw.device)},
+        extras={} if given.labels is None else {"labels": given.labels[:n].to(raw.device)},
     )
+    return plain, pseudo

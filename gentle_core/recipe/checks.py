@@ -11,8 +11,32 @@ from gentle_core.recipe.draft import Draft
 from gentle_core.recipe.lines import KeyPath
 from gentle_core.suggest import close_to, did_you_mean, listed
 
-PROVIDED = frozenset({"pairs", "unpaired", "views", "raw", "labels"})
-"""What the training loop puts into a batch (labels: where the dataset has them)."""
+PROVIDED = frozenset({"pairs", "unpaired", "views", "raw", "labels", "pseudo"})
+"""What the training loop puts into a batch (labels: where the dataset has them; pseudo: with a `[pseudo]` table)."""
+
+
+def pseudo_pairs(draft: Draft) -> None:
+    """A teacher and an objective that listens to it, between two towers that there are."""
+    findings, table = draft.findings, draft.fields.get("pseudo")
+    wanted = "pseudo" in draft.objective_needs()
+    if wanted and draft.teacher is None:
+        message = 'needs pseudo-pairs: add a table such as [pseudo] teacher = { use = "core/cca" }'
+        findings.problem(("objective",), message)
+    if table is None:
+        return
+    if not wanted and draft.objective.named is not None:
+        findings.hint(("pseudo",), "nothing in the objective uses pseudo-pairs: add core/pseudo-pairs to it")
+    for number, name in enumerate(table.towers or ()):
+        if name not in draft.towers:
+            message = f"there is no tower {name!r}{did_you_mean(name, draft.towers)}"
+            findings.problem(("pseudo", "towers", number), message)
+    if table.towers and table.towers[0] == table.towers[1]:
+        findings.problem(("pseudo", "towers"), "name two different towers")
+    if table.refresh and draft.teacher and draft.teacher.entry and not draft.teacher.entry.spec.changes:
+        frozen = all(tower.encoder.own.get("freeze", False) for tower in draft.towers.values())
+        if frozen:
+            message = "this teacher says the same every time, since all encoders are frozen: leave refresh out"
+            findings.hint(("pseudo", "refresh"), message)
 
 
 def check(draft: Draft) -> None:
@@ -23,7 +47,7 @@ def check(draft: Draft) -> None:
 
 def components(draft: Draft) -> Iterator[tuple[KeyPath, Entry]]:
     """Every component that was found, with the path of its table."""
-    parts = [draft.dataset, *draft.sources, draft.objective]
+    parts = [draft.dataset, *draft.sources, draft.objective] + ([draft.teacher] if draft.teacher else [])
     for tower in draft.towers.values():
         parts += [tower.encoder, *tower.augment, *tower.descriptors]
     for part in parts:
@@ -307,6 +331,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     modalities,
     sources,
     objective_fits,
+    pseudo_pairs,
     pairs_name_towers,
     length_of_training,
     rows_of_batch,

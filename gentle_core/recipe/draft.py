@@ -108,6 +108,10 @@ class Draft:
             if isinstance(item, Mapping)
         ]
         self.objective = self._part("loss", ObjectiveTable, data.get("objective", {}), ("objective",))
+        pseudo = data.get("pseudo")
+        self.teacher: Part | None = None
+        if isinstance(pseudo, Mapping):
+            self.teacher = self._part("teacher", Component, pseudo.get("teacher"), ("pseudo", "teacher"))
         towers = data.get("towers")
         self.towers = {
             name: self._tower(name, table)
@@ -138,7 +142,11 @@ class Draft:
             finished = tuple(next(parts).finished(p) if isinstance(p, Component) else p for p in dataset.unpaired)
             dataset = attrs.evolve(dataset, unpaired=finished)
         objective = self.objective.finished(self.fields.get("objective", ObjectiveTable()))
-        return Recipe(**self.fields | {"dataset": dataset, "towers": towers, "objective": objective})
+        pseudo = self.fields.get("pseudo")
+        if pseudo is not None and self.teacher is not None:
+            pseudo = attrs.evolve(pseudo, teacher=self.teacher.finished(pseudo.teacher))
+        changed = {"dataset": dataset, "towers": towers, "objective": objective, "pseudo": pseudo}
+        return Recipe(**self.fields | changed)
 
     def loss(self, name: str) -> LossSpec:
         """The spec of a loss, as `gentle_core.builtin` looks it up."""

@@ -146,6 +146,7 @@ def _consistent(recipe: Recipe) -> None:
     """Options and config of a typed component say the same, or only one of them is there."""
     parts: list[tuple[str, Component]] = [("dataset", recipe.dataset), ("objective", recipe.objective)]
     parts += [(f"dataset.unpaired[{i}]", part) for i, part in enumerate(recipe.dataset.sources)]
+    parts += [("pseudo.teacher", recipe.pseudo.teacher)] if recipe.pseudo is not None else []
     for name, tower in recipe.towers.items():
         parts.append((f"towers.{name}.encoder", tower.encoder))
         parts += [(f"towers.{name}.augment[{i}]", part) for i, part in enumerate(tower.augment)]

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import optional
 
+from gentle_core.pseudo import ProposalSettings
+
 _SPLITS = ("train", "val", "test")
 
 Form = Literal["ridge", "cca", "procrustes", "propagation", "ot-em"]
@@ -180,6 +182,25 @@ class TowerTable:
 
 
 @attrs.frozen(kw_only=True)
+class PseudoTable(ProposalSettings):
+    """`[pseudo]`: pseudo-pairs from a teacher, for objectives with `core/pseudo-pairs`.
+
+    Attributes:
+        teacher: who embeds the pools.
+        towers: between which towers; the first pair of the objective by default.
+        rows: pseudo-pairs of a global batch.
+        start: the first step (a share of the run below 1) at which the teacher is asked.
+        refresh: ask again after so many steps (a share of the run below 1); 0 for once.
+    """
+
+    teacher: Component
+    towers: tuple[str, str] | None = None
+    rows: int = attrs.field(default=64, validator=_Least(2))
+    start: float = attrs.field(default=0.0, validator=_Least(0))
+    refresh: float = attrs.field(default=0.0, validator=_Least(0))
+
+
+@attrs.frozen(kw_only=True)
 class ObjectiveTable(Component):
     """`[objective]`
 
@@ -318,6 +339,7 @@ class Recipe:
     dataset: DatasetTable
     towers: Mapping[str, TowerTable]
     objective: ObjectiveTable = ObjectiveTable()
+    pseudo: PseudoTable | None = None
     train: TrainTable = TrainTable()
     engine: EngineTable = EngineTable()
     evaluate: EvaluateTable = EvaluateTable()

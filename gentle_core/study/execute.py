@@ -136,7 +136,7 @@ def one_run(resolved: Resolved, folder: Path, job: Job, keep: str) -> Outcome:
 def outcome_of(folder: Path, job: Job) -> Outcome:
     """What a finished run wrote down."""
     data = _json(folder / "manifest.json").get("data", {})
-    unpaired = max(data.get("unpaired_rows", {}).values(), default=0)
+    unpaired = max(data.get("unpaired_rows", {}).values(), default=0) + data.get("pseudo_rows", 0)
     rows = RowsSeen(data.get("pairs", 0), data.get("paired_rows", 0), unpaired, data.get("steps", 0))
     return Outcome(job, _json(folder / "results.json").get("splits", {}), rows)
 

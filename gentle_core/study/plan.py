@@ -198,7 +198,8 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
             settings |= {"train.evaluate_every": max(1, recipe.train.steps // LOOKS)}
     yield Variant(name, label, settings, method.search)
     spec = catalog.get("loss", recipe.objective.use).spec
-    if "unpaired" not in needs(spec, recipe.objective.config, lambda use: catalog.get("loss", use).spec):
+    wanted = needs(spec, recipe.objective.config, lambda use: catalog.get("loss", use).spec)
+    if not wanted & {"unpaired", "pseudo"}:
         return
     for control in method.controls:
         changed = settings | {"dataset.unpaired": 0.0}

@@ -102,7 +102,7 @@ class Bench:
         from gentle_core.testing import component, plugin  # noqa: F401 - make the checks
 
         if not quick:
-            from gentle_core.testing import augmentations, datasets, encoders, losses, tasks  # noqa: F401
+            from gentle_core.testing import augmentations, datasets, encoders, losses, tasks, teachers  # noqa: F401
         wanted = [check for check in CHECKS if check.quick or not quick]
         found = [Case(c, self.owner) for c in wanted if c.kind == "plugin" and self.whole]
         for entry in self.entries:

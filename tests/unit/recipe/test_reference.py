@@ -22,6 +22,7 @@ TABLES = {
     model.EncoderTable: TOWER["encoder"],
     model.HeadTable: TOWER["head"],
     model.ObjectiveTable: SHOWN["objective"],
+    model.PseudoTable: SHOWN["pseudo"],
     model.TrainTable: SHOWN["train"],
     model.EngineTable: SHOWN["engine"],
     model.EvaluateTable: SHOWN["evaluate"],

@@ -9,7 +9,16 @@ import attrs
 import kit_sound
 from kit_sound import ABOUT, MODALITIES, EncoderConfig, FolderConfig, LossConfig
 
-from gentle_core.api import AugmentationSpec, DatasetSpec, EncoderSpec, LossSpec, ModalitySpec, TaskSpec, hookimpl
+from gentle_core.api import (
+    AugmentationSpec,
+    DatasetSpec,
+    EncoderSpec,
+    LossSpec,
+    ModalitySpec,
+    TaskSpec,
+    TeacherSpec,
+    hookimpl,
+)
 
 
 @attrs.frozen
@@ -180,4 +189,14 @@ def gentle_tasks() -> list[TaskSpec]:
             target=f"kit_broken_parts:task_{n.replace('-', '_')}", summary="A fault", **ABOUT,
         )
         for n in ("task-builds", "figures-nan", "figures-facts", "task-repeatable")
+    ]  # fmt: skip
+
+
+@hookimpl
+def gentle_teachers() -> list[TeacherSpec]:
+    return [
+        TeacherSpec(
+            name=n, target=f"kit_broken_parts:teacher_{n.replace('-', '_')}", summary="A fault", **ABOUT,
+        )
+        for n in ("teacher-builds", "rows-missing", "rows-count", "rows-norm", "rows-width", "luck", "forgetful")
     ]  # fmt: skip

@@ -608,3 +608,51 @@ def _task(cls):
 
 
 task_figures_nan, task_figures_facts, task_task_repeatable = map(_task, (FiguresNan, FiguresFacts, TaskRepeatable))
+
+
+# -- teachers --------------------------------------------------------------------------------------------------------
+
+
+def teacher_teacher_builds(config, context):
+    return object()
+
+
+class RowsMissing(sound.FirstFive):
+    def embed(self, view):
+        return {view.towers[0]: super().embed(view)[view.towers[0]]}
+
+
+class RowsCount(sound.FirstFive):
+    def embed(self, view):
+        return {tower: z[1:] for tower, z in super().embed(view).items()}
+
+
+class RowsNorm(sound.FirstFive):
+    def embed(self, view):
+        return {tower: 2 * z for tower, z in super().embed(view).items()}
+
+
+class RowsWidth(sound.FirstFive):
+    def embed(self, view):
+        a, b = super().embed(view).items()
+        return {a[0]: a[1], b[0]: torch.nn.functional.normalize(b[1][:, :2], dim=1)}
+
+
+class Luck(sound.FirstFive):
+    def embed(self, view):
+        return {
+            t: torch.nn.functional.normalize(z + os.urandom(1)[0] / 99, dim=1) for t, z in super().embed(view).items()
+        }
+
+
+class Forgetful(sound.FirstFive):
+    def load(self, state):
+        pass
+
+
+def _teacher(cls):
+    return lambda config, context: cls()
+
+
+teacher_rows_missing, teacher_rows_count, teacher_rows_norm = map(_teacher, (RowsMissing, RowsCount, RowsNorm))
+teacher_rows_width, teacher_luck, teacher_forgetful = map(_teacher, (RowsWidth, Luck, Forgetful))

@@ -13,6 +13,7 @@ from gentle_core.api import (
     LossSpec,
     ModalitySpec,
     TaskSpec,
+    TeacherSpec,
     hookimpl,
 )
 
@@ -130,5 +131,15 @@ def gentle_tasks() -> list[TaskSpec]:
         TaskSpec(
             name="spread", modalities=("strip",), config=FolderConfig, example=f"{__name__}:example",
             target="kit_sound_parts:build_task", summary="How far strips lie apart", **ABOUT,
+        )
+    ]  # fmt: skip
+
+
+@hookimpl
+def gentle_teachers() -> list[TeacherSpec]:
+    return [
+        TeacherSpec(
+            name="mean", target="kit_sound_parts:build_teacher", summary="Five features as they are", changes=True,
+            **ABOUT,
         )
     ]  # fmt: skip

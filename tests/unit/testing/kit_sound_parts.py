@@ -164,3 +164,24 @@ class Spread:
 
 def build_task(config, context):
     return Spread(Folder(config.path))
+
+
+class FirstFive:
+    def __init__(self):
+        self.steps = torch.zeros(1)
+
+    def embed(self, view):
+        return {t: torch.nn.functional.normalize(view.features(t, "pool")[:, :5], dim=1) for t in view.towers}
+
+    def observe(self, model, step):
+        self.steps = self.steps + 1
+
+    def state(self):
+        return {"steps": self.steps}
+
+    def load(self, state):
+        self.steps = state["steps"]
+
+
+def build_teacher(config, context):
+    return FirstFive()

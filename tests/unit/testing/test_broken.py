@@ -112,6 +112,13 @@ FAULTS = {
     "task:figures-nan": "figures",
     "task:figures-facts": "figures",
     "task:task-repeatable": "repeatable",
+    "teacher:teacher-builds": "builds",
+    "teacher:rows-missing": "rows",
+    "teacher:rows-count": "rows",
+    "teacher:rows-norm": "rows",
+    "teacher:rows-width": "rows",
+    "teacher:luck": "repeatable",
+    "teacher:forgetful": "state",
 }
 """The checks that each faulty component fails: first the one that is meant for its fault."""
 

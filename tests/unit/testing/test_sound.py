@@ -24,5 +24,5 @@ def test_everything_passes(bench: Bench) -> None:
     skipped = {outcome.case.id for outcome in outcomes if outcome.state == "skipped"}
     assert skipped == {"plugin:kit_sound:metadata", "augmentation:kit_sound/hide:readable"}
     assert {case.entry.kind for case in bench.cases() if case.entry} == {
-        "modality", "encoder", "augmentation", "loss", "dataset", "task"
+        "modality", "encoder", "augmentation", "loss", "dataset", "task", "teacher"
     }  # fmt: skip
