@@ -105,7 +105,9 @@ class FeatureStore:
                 keys, features = file.get_tensor("keys"), file.get_tensor("features")
             if stated != _digest(keys, features):
                 raise SafetensorError("other content than was written")
-        except (SafetensorError, KeyError, OSError):
+        except (OSError, MemoryError):
+            return  # it cannot be read just now (too little memory, too many open files): computed again, and kept
+        except (SafetensorError, KeyError):
             shard.unlink(missing_ok=True)  # derived data: computed again
             return
         self.rows.update((bytes(key), row) for key, row in zip(keys.numpy(), features, strict=True))

@@ -137,3 +137,20 @@ def test_ahead_works_one_argument_ahead():
     begun = []
     for number, value in enumerate(ahead(lambda x: begun.append(x) or x, range(5))):
         assert value == number and len(begun) <= number + 2
+
+
+def test_a_shard_that_cannot_be_read_just_now_is_kept(tmp_path, monkeypatch):
+    calls = []
+    first = run(tmp_path, ["aa", "b"], calls)
+    (shard,) = tmp_path.rglob("*.safetensors")
+
+    def full(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gentle_core.data.features.safe_open", full)
+        assert not FeatureStore(tmp_path, "k").rows
+    assert shard.exists()
+    calls.clear()
+    torch.testing.assert_close(run(tmp_path, ["aa", "b"], calls), first, rtol=0, atol=0)
+    assert not calls

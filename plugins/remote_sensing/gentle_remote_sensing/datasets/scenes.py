@@ -62,8 +62,14 @@ class SceneDataset(CaptionDataset):
         super().__init__(splits, {**facts, "keywords": list(keywords)}, image_modality)
         self._keywords = Keywords(keywords)
         self._rows: dict[str, np.ndarray] = {}
+        self._found: dict[str, dict[str, ItemIndex]] = {}
 
     def index(self, split: str) -> dict[str, ItemIndex]:
+        if split not in self._found:
+            self._found[split] = self._indexed(split)
+        return dict(self._found[split])
+
+    def _indexed(self, split: str) -> dict[str, ItemIndex]:
         found = super().index(split)
         if TEXT in found:
             texts = found[TEXT]
