@@ -9,7 +9,7 @@ from gentle_remote_sensing.datasets.config import SceneFolderConfig
 from gentle_remote_sensing.datasets.names import class_names
 from gentle_remote_sensing.datasets.scenes import SPLITS, checked, image_file, served_as
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry
-from gentle_vision_language.datasets.flickr8k import SUFFIX, image_files
+from gentle_vision_language.datasets.files import SUFFIX, image_files
 from gentle_vision_language.datasets.skips import Skips
 from gentle_vision_language.datasets.splits import split_name
 

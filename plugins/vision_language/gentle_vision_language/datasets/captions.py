@@ -15,7 +15,9 @@ import numpy as np
 
 from gentle_core.api import BuildContext, DataError, ItemIndex
 from gentle_vision_language import decode
+from gentle_vision_language.datasets.config import ImageChecks
 from gentle_vision_language.datasets.skips import Skips
+from gentle_vision_language.datasets.splits import SPLITS
 from gentle_vision_language.items import IMAGE, TEXT, Caption, ImageFile
 
 CHECKED = 1
@@ -157,6 +159,36 @@ def usable(
         else:
             kept.append(entry)
     return kept
+
+
+def finished(
+    entries: Sequence[tuple[str, Entry]],
+    config: ImageChecks,
+    skips: Skips,
+    context: BuildContext,
+    facts: Mapping[str, Any],
+    nothing: str,
+    image_modality: str = IMAGE,
+) -> CaptionDataset:
+    """The dataset of (split, entry) pairs: images checked, what was skipped said and counted.
+
+    Args:
+        nothing: what is wrong where nothing is left.
+
+    Raises:
+        DataError: nothing is left, or anything would be skipped under `strict`.
+    """
+    good = usable(
+        (entry for _, entry in entries), skips, context,
+        min_side=config.min_side, max_pixels=config.max_pixels, check=config.check,
+    )  # fmt: skip
+    if not good:
+        raise DataError("; ".join(filter(None, (nothing, skips.notice()))))
+    if notice := skips.notice():
+        context.notify(notice)
+    kept = set(map(id, good))
+    splits = {split: [entry for s, entry in entries if s == split and id(entry) in kept] for split in SPLITS}
+    return CaptionDataset(splits, {**facts, "skipped": skips.facts()}, image_modality)
 
 
 _GONE = ("No such file or directory", "Is a directory", "Not a directory")

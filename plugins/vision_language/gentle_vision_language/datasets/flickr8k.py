@@ -7,23 +7,21 @@ Captions come as a token file (`name.jpg#0<TAB>caption` a line) or as Kaggle's c
 from __future__ import annotations
 
 import csv
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from gentle_core.api import BuildContext, DataError
-from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, usable
+from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import Flickr8kConfig
+from gentle_vision_language.datasets.files import image_files
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import SPLITS, deal
+from gentle_vision_language.datasets.splits import deal
 from gentle_vision_language.datasets.text_files import read_lines
 from gentle_vision_language.items import ImageFile
 
 CAPTION_FILES = ("Flickr8k.token.txt", "results_20130124.token", "captions.txt", "results.csv")
 LISTS = {"train": "trainImages.txt", "val": "devImages.txt", "test": "testImages.txt"}
-SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 
 
 def build(config: Flickr8kConfig, context: BuildContext) -> CaptionDataset:
@@ -53,24 +51,12 @@ def build(config: Flickr8kConfig, context: BuildContext) -> CaptionDataset:
             skips.add(f"{captions}: {name}", "there is no such image", "missing images")
         elif kept := clean_captions(given, name, skips):
             entries.append((split, Entry(name, ImageFile(files[name]), kept, source=str(captions))))
-    whole = {
-        e.id
-        for e in usable(
-            (entry for _, entry in entries), skips, context,
-            min_side=config.min_side, max_pixels=config.max_pixels, check=config.check,
-        )
-    }  # fmt: skip
-    splits = {s: [entry for split, entry in entries if split == s and entry.id in whole] for s in SPLITS}
-    if not any(splits.values()):
-        raise DataError("; ".join(filter(None, (f"{config.path}: no image with captions", skips.notice()))))
-    if notice := skips.notice():
-        context.notify(notice)
     counts["images_without_captions"] = sum(name not in texts for name in files)
     facts = {
-        "source": str(config.path), "captions_file": str(captions), "skipped": skips.facts(), "left_out": dict(counts),
+        "source": str(config.path), "captions_file": str(captions), "left_out": dict(counts),
         "licence": "images: their authors' on Flickr; captions: CC BY-NC-SA 3.0 (for research)",
     }  # fmt: skip
-    return CaptionDataset(splits, facts)
+    return finished(entries, config, skips, context, facts, f"{config.path}: no image with captions")
 
 
 def read_captions(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:
@@ -97,24 +83,6 @@ def read_captions(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:
             skips.add(f"{path}:{number}", f"is not 'image{delimiter}caption'", "lines without a caption")
         else:  # Kaggle's file quotes captions with commas; others do not
             yield row[0].strip(), (",".join(row[1:]) if delimiter == "," else row[-1])
-
-
-def image_files(folder: Path) -> dict[str, str]:
-    """Image files in a folder and its subfolders by their name, hidden ones left out.
-
-    Raises DataError where the folder is missing or holds none.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    found: dict[str, str] = {}
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if SUFFIX.search(name) and not name.startswith("."):
-                found.setdefault(name, os.path.join(where, name))
-    if not found:
-        raise DataError(f"{folder}: holds no image (.jpg, .png, .webp, .bmp, .gif, .tif)")
-    return found
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:
