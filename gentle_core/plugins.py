@@ -401,8 +401,10 @@ def _installed(problems: list[Problem]) -> Iterator[_Source]:
 
 
 def installed_owners() -> list[str]:
-    """Owners of all installed plugins. None of their code is loaded."""
-    return sorted({source.owner for source in _installed([])})
+    """Owners of the installed plugins that GENTLE_PLUGINS lets load. None of their code is loaded."""
+    permitted, barred = _lists(None)
+    found = [s for s in _installed([]) if not barred & s.names and (permitted is None or permitted & s.names)]
+    return sorted({source.owner for source in found})
 
 
 def _shadowed(name: str, text: str) -> bool:

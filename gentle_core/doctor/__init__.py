@@ -40,8 +40,10 @@ def examine(names: Collection[str] = (), *, fix: bool = False, files: Sequence[s
         ComponentError: no check has such a name.
     """
     crashing = crashing_plugins()
-    allow = [f"-{owner}" for owner in crashing] or None
-    catalog = discover(allow=allow, files=files) if crashing else discover(files=files)
+    allow = None
+    if crashing:
+        allow = [*os.environ.get("GENTLE_PLUGINS", "").split(","), *(f"-{owner}" for owner in crashing)]
+    catalog = discover(allow=allow, files=files)
     checks = catalog.health
     known = [n for entry in checks for n in (entry.name, entry.full_name)]
     for name in names:
@@ -59,13 +61,11 @@ def crashing_plugins() -> dict[str, Child]:
     """Owners whose code ends the interpreter itself when it is loaded (a crash, os._exit), with what came of it."""
     if in_child(_LOAD.format(arguments=""), seconds=PATIENCE).alive("loaded"):
         return {}
-    listed = {name.strip() for name in os.environ.get("GENTLE_PLUGINS", "").split(",")} - {""}
     found = {}
     for owner in installed_owners():
-        if not (listed and owner not in listed):
-            child = in_child(_LOAD.format(arguments=f"allow=[{owner!r}]"), seconds=PATIENCE)
-            if not child.alive("loaded"):
-                found[owner] = child
+        child = in_child(_LOAD.format(arguments=f"allow=[{owner!r}]"), seconds=PATIENCE)
+        if not child.alive("loaded"):
+            found[owner] = child
     return found
 
 

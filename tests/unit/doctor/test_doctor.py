@@ -137,12 +137,18 @@ def test_health_checks_are_no_components(install: Install) -> None:
 @pytest.mark.parametrize("death", ["import os; os._exit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
 def test_a_plugin_that_crashes_the_interpreter(install: Install, monkeypatch: pytest.MonkeyPatch, death: str) -> None:
     install("gentle-deadly", death, plugins={"deadly": "{module}"})
-    monkeypatch.setenv("GENTLE_PLUGINS", "deadly")
+    install("gentle-kitchen", CHECKS, plugins={"kitchen": "{module}"})
+    monkeypatch.setenv("GENTLE_PLUGINS", "deadly, kitchen")
     first, second = examine(["plugins"])
     assert first.findings[0].level == "error" and "plugin 'deadly' ends the program" in first.findings[0].text
     assert "exit code 3" in first.findings[0].text or "SIGSEGV" in first.findings[0].text
     assert "GENTLE_PLUGINS=-deadly" in first.findings[0].mend
-    assert second.check == "core/plugins"
+    assert second.check == "core/plugins" and "kitchen" in second.findings[-1].text
+    assert "protein is not loaded" in str(second.findings)
+    monkeypatch.setenv("GENTLE_PLUGINS", "-protein,-vision-language,-remote-sensing")
+    assert list(doctor.crashing_plugins()) == ["deadly"]
+    monkeypatch.setenv("GENTLE_PLUGINS", "-deadly")
+    assert doctor.crashing_plugins() == {}
 
 
 # -- the checks --------------------------------------------------------------------------------------------------------
