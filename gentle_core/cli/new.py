@@ -23,7 +23,9 @@ def new() -> None:
 )
 @verbose_option
 def plugin(name: str | None, single_file: bool, source: Path | None, into: Path) -> None:
-    """Make the plugin NAME: encoders, made-up pairs, augmentations, a recipe that trains, tests.
+    """Make the plugin NAME, which trains at once.
+
+    It brings two encoders, made-up pairs, augmentations, a recipe and tests.
 
     \b
     Examples:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,8 @@ def _umask() -> int:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        close = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("gentle-")).strip("-0123456789")
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+        close = re.sub(r"[^a-z0-9]+", "-", plain.removeprefix("gentle-")).strip("-0123456789")
         hint = f" — {close!r} for instance" if _NAME.fullmatch(close) else ""
         raise ComponentError(f"{name!r} is no plugin name: use lower-case letters, digits and single '-'{hint}")
     if len(name) > LONGEST:

@@ -130,6 +130,7 @@ def test_an_encoder_needs_few_lines(here: Path) -> None:
     [
         ("Audio", 3, "'Audio' is no plugin name: use lower-case letters, digits and single '-' — 'audio' for instance"),
         ("my audio!", 3, "'my-audio' for instance"),
+        ("Ünïcode", 3, "'unicode' for instance"),
         ("2fast", 3, "'fast' for instance"),
         ("../evil", 3, "no plugin name"),
         ("", 3, "no plugin name"),
