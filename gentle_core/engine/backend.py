@@ -23,6 +23,7 @@ from gentle_core.engine.optim import (
     tower_groups,
 )
 from gentle_core.engine.ranks import ALONE, Ranks
+from gentle_core.engine.scaling import LossScale
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.recipe.model import Recipe
 
@@ -49,9 +50,13 @@ class Taken:
 class Passes(Protocol):
     """Forward and backward passes through the towers."""
 
-    ranks: Ranks
-    model: AlignedModel
-    """What trains. Its weights are whole on this rank only after `collect`."""
+    @property
+    def ranks(self) -> Ranks:
+        """Who shares the work."""
+
+    @property
+    def model(self) -> AlignedModel:
+        """What trains. Its weights need not be whole on this rank: see `Backend.collect`."""
 
     def project(self, tower: str, inputs: Any, cached: bool) -> Tensor:
         """A chunk's projections (B, D), float32 or wider."""
@@ -76,8 +81,8 @@ class Backend(Passes, Protocol):
         """The whole model with its present weights, to evaluate or save; valid until the next step."""
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """State of the optimisers by "model.PARAMETER/SLOT" and "loss.PARAMETER/SLOT", whole, on the CPU or this
-        device: the same from every back end on any number of ranks."""
+        """State of the optimisers by "model.PARAMETER/SLOT", "loss.PARAMETER/SLOT" and "scale/…", whole, on the CPU or
+        this device: the same from every back end on any number of ranks."""
 
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Take up what `collect().trained_state()` and `optimizer_state` gave. The loss loads its own state."""
@@ -102,9 +107,15 @@ class LocalBackend(LocalPasses):
     def __init__(self, model: AlignedModel, loss: Any, recipe: Recipe, ranks: Ranks = ALONE):
         super().__init__(model, ranks)
         self.table = recipe.train
+        self.scale = LossScale(recipe.engine.loss_scale, recipe.train.precision == "float16")
         self.loss = LossOptimizer(loss, recipe.train)
         self.adamw = torch.optim.AdamW(tower_groups(model, recipe))
         self.parameters: list[Tensor] = [p for group in self.adamw.param_groups for p in group["params"]]
+
+    def backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor], last: bool) -> None:
+        if self.scale.value != 1:
+            gradients = [gradient * self.scale.value for gradient in gradients]
+        super().backward(roots, gradients, last)
 
     def zero(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
@@ -114,24 +125,35 @@ class LocalBackend(LocalPasses):
         factor = rate_factor(self.table, step, steps)
         rate = self.table.learning_rate * factor
         sum_gradients(self.parameters, self.ranks)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.table.clip or math.inf))
-        if not math.isfinite(norm):
-            return Taken(False, norm, rate)
-        set_rates(self.adamw, factor)
-        self.adamw.step()
-        self.loss.step(factor)
-        return Taken(True, norm, rate)
+        norm, scale = clip_gradients(self.parameters, self.table.clip, self.scale), self.scale.value
+        finite = math.isfinite(norm)
+        rescaled = self.scale.follow(not finite)
+        if finite:
+            set_rates(self.adamw, factor)
+            self.adamw.step()
+            self.loss.step(factor)
+        return Taken(finite, norm, rate, scale, rescaled)
 
     def collect(self) -> AlignedModel:
         return self.model
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        return named_state(self.adamw, self.model, "model") | self.loss.state()
+        return named_state(self.adamw, self.model, "model") | self.loss.state() | self.scale.state()
 
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(weights, strict=False)
         load_named_state(self.adamw, self.model, "model", optimizer)
         self.loss.load(optimizer)
+        self.scale.load(optimizer)
+
+
+def make_backend(model: AlignedModel, loss: Any, recipe: Recipe, ranks: Ranks) -> Backend:
+    """The back end that the recipe names."""
+    if recipe.engine.use == "deepspeed":
+        from gentle_core.engine.zero import DeepSpeedBackend
+
+        return DeepSpeedBackend(model, loss, recipe, ranks)
+    return LocalBackend(model, loss, recipe, ranks)
 
 
 def sum_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
@@ -145,6 +167,15 @@ def sum_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
             parameter.grad = torch.zeros_like(parameter)
     for dtype in {p.dtype for p in concerned}:
         ranks.sum_([p.grad for p in concerned if p.dtype == dtype and p.grad is not None])
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: float, scale: LossScale) -> float:
+    """Undo the loss's scale, clip to the limit (0 for none), and return the norm before clipping."""
+    if scale.value != 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale.value)
+    return float(nn.utils.clip_grad_norm_(parameters, limit or math.inf))
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

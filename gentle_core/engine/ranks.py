@@ -7,6 +7,7 @@ a collective operation for one that has failed is ended instead of waiting for e
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ from gentle_core.engine.place import Place
 from gentle_core.errors import GentleError, Interrupted, RankError
 
 T = TypeVar("T")
+
 
 WATCH_EVERY = 0.25
 """Seconds between two looks at whether another rank has failed."""
@@ -167,13 +169,15 @@ class Ranks:
             dist.init_process_group(
                 backend, store=dist.PrefixStore("gentle", store), rank=place.rank, world_size=place.size, timeout=wait
             )
-            self._words = dist.TCPStore(place.address, place.port, place.size, False, wait, wait_for_workers=False)
+            port = store.port
+            again = dist.TCPStore(place.address, port, place.size, False, wait, wait_for_workers=False)
+            self._words = dist.PrefixStore("gentle", again)  # the watchman's own connection
         except (RuntimeError, ValueError) as error:
             raise GentleError(
                 f"rank {place.rank} of {place.size} found no way to the others at {place.address}:{place.port} "
                 f"within {timeout:.0f} s ({_first_line(error)}); were all processes started?"
             ) from error
-        self._store, self.group = store, dist.group.WORLD
+        self._store, self.group = dist.PrefixStore("gentle", store), dist.group.WORLD
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._watchman, daemon=True)
         self._watch.start()
@@ -227,7 +231,7 @@ class Ranks:
                 time.sleep(0.05)
 
     def close(self) -> None:
-        """Leave the others, at the end of a run."""
+        """Leave the others, at the end of the process."""
         if self.group is None:
             return
         self._ended.set()
@@ -244,14 +248,23 @@ ALONE = Ranks()
 """One process without others."""
 
 
+_joined: dict[Place, Ranks] = {}
+
+
 @contextlib.contextmanager
 def joined(place: Place | None, device: torch.device | None = None, timeout: float = 1800) -> Iterator[Ranks]:
-    """The ranks of a run while it lasts.
+    """The ranks of a run. They stay together until the process ends, for further runs in it.
 
     Raises:
         RankError: with the message of the rank that failed first, on all others.
     """
-    ranks = Ranks(place, device, timeout)
+    if place is None:
+        yield ALONE
+        return
+    if place not in _joined:
+        _joined[place] = Ranks(place, device, timeout)
+        atexit.register(_joined[place].close)
+    ranks = _joined[place]
     try:
         yield ranks
     except BaseException as error:
@@ -259,8 +272,6 @@ def joined(place: Place | None, device: torch.device | None = None, timeout: flo
         if cause is error:
             raise
         raise cause from error
-    finally:
-        ranks.close()
 
 
 def _words(error: BaseException) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gentle_core.engine.closed import embedded
 from gentle_core.engine.hubness import correct_hubness
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer
-from gentle_core.engine.place import find_place
+from gentle_core.engine.place import Place, find_place
 from gentle_core.engine.progress import Display
 from gentle_core.engine.ranks import joined
 from gentle_core.engine.session import Session, choose_device
@@ -67,6 +67,8 @@ def run_recipe(
     """
     display, engine = display or Display(), resolved.recipe.engine
     place = find_place(os.environ)
+    if place is None and engine.use == "deepspeed":
+        place = Place(0, 1, 0, "127.0.0.1", 0)  # DeepSpeed wants a process group even for one process
     device = choose_device(engine.device, place.local_rank) if place else None
     if place and place.rank:
         display = Display(quiet=True)

@@ -19,7 +19,7 @@ from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.streams import stream
 from gentle_core.data.views import Augmentations
 from gentle_core.engine.artifact import load_model
-from gentle_core.engine.backend import Backend, LocalBackend
+from gentle_core.engine.backend import Backend, make_backend
 from gentle_core.engine.build import Builder
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer, count_parameters
@@ -255,7 +255,7 @@ class Session:
             views=2 if "views" in self.needs else 1, chunks=recipe.train.accumulate,
             rank=self.ranks.rank, ranks=self.ranks.size,
         )  # fmt: skip
-        self.backend = LocalBackend(self.model, self.loss, recipe, self.ranks)
+        self.backend = make_backend(self.model, self.loss, recipe, self.ranks)
         return Trainer(
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
             backend=self.backend, data=data, run=self.run, display=self.display,

@@ -100,7 +100,7 @@ def forward_backward(
         {tower: pseudo for tower, (_, pseudo) in rows.items() if pseudo is not None},
     )
     torch.manual_seed(torch_seed(seed, "objective", context.step))  # a loss that draws draws the same on all ranks
-    if ranks.group is not None:
+    if ranks.size > 1:
         context = attrs.evolve(context, group=ranks.group)
     out: LossOut = loss(batch, context)
     norms = {}
@@ -116,7 +116,7 @@ def forward_backward(
     gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
     if not all(bool(x.isfinite().all()) for x in (out.loss, *own, *gradients.values())):
         return StepOut(out, norms, finite=False)
-    if ranks.group is not None:
+    if ranks.size > 1:
         gradients = {key: g[inputs[key[0]].parts[ranks.rank]] for key, g in gradients.items()}
 
     if not recompute:
@@ -141,7 +141,7 @@ def forward_backward(
 
 def _leaves(own: Mapping[Key, Tensor], inputs: Mapping[str, TowerInputs], ranks: Ranks) -> dict[Key, Tensor]:
     """The projections (B, D) of the global batch, in its order, as leaves of a graph; one collective for all."""
-    if ranks.group is None:
+    if ranks.size == 1:
         return {key: rows.requires_grad_() for key, rows in own.items()}
     parts = {key: inputs[key[0]].parts for key in own}
     sizes = [sum(len(parts[key][r]) * rows.shape[1] for key, rows in own.items()) for r in range(ranks.size)]

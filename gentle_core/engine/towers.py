@@ -124,7 +124,8 @@ class AlignedModel(nn.Module):
 
     def autocast(self) -> torch.autocast:
         """The towers' precision as a context."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "float32")
 
     def project(self, name: str, inputs: Any, cached: bool = False) -> Tensor:
         """Collated inputs, or cached features, to projections (B, D) on the model's device, in the mode it is in."""

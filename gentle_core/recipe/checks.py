@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from gentle_core.catalog import Entry
+from gentle_core.recipe.deepspeed import conflicts
 from gentle_core.recipe.draft import Draft
 from gentle_core.recipe.lines import KeyPath
 from gentle_core.suggest import close_to, did_you_mean, listed
@@ -324,6 +325,26 @@ def selection(draft: Draft) -> None:
                 draft.findings.problem(("train", "select"), message)
 
 
+def engine(draft: Draft) -> None:
+    """The back end's settings fit together, and its package is there."""
+    table, train, findings = draft.engine, draft.train, draft.findings
+    if table.loss_scale and train.precision != "float16":
+        findings.hint(("engine", "loss_scale"), f"has no effect: train.precision is {train.precision!r}")
+    if table.use == "local":
+        if table.offload != "none":
+            findings.problem(("engine", "offload"), 'only DeepSpeed moves state to the host: use = "deepspeed"')
+        if table.deepspeed:
+            findings.hint(("engine", "deepspeed"), 'has no effect with use = "local"')
+        return
+    if not _is_installed("deepspeed"):
+        findings.problem(("engine", "use"), "DeepSpeed is not installed: pip install 'gentle-core[deepspeed]'")
+    needed = {"none": 0, "optimizer": 1, "parameters": 3}[table.offload]
+    if table.zero_stage < needed:
+        findings.problem(("engine", "offload"), f"{table.offload!r} needs zero_stage = {needed} or more")
+    for path, message in conflicts(train, table):
+        findings.problem(("engine", "deepspeed", *path), message)
+
+
 CHECKS: tuple[Callable[[Draft], None], ...] = (
     required_distributions,
     tower_names,
@@ -337,4 +358,5 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     rows_of_batch,
     frozen_encoders,
     selection,
+    engine,
 )

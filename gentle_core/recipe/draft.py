@@ -16,6 +16,7 @@ from gentle_core.recipe.model import (
     Component,
     DatasetTable,
     EncoderTable,
+    EngineTable,
     ObjectiveTable,
     Recipe,
     TowerTable,
@@ -122,6 +123,8 @@ class Draft:
         sound = _sound_fields(self.train_given, TrainTable)
         self.train = TrainTable(**sound)
         self.train_is_sound = isinstance(self.train_given, Mapping) and set(sound) == set(self.train_given)
+
+        self.engine = EngineTable(**_sound_fields(data.get("engine", {}), EngineTable))
 
     def recipe(self) -> Recipe:
         """The typed recipe. Only where there were no problems."""

@@ -231,7 +231,8 @@ class TrainTable:
         accumulate: into how many chunks the encoders' work on a global batch is cut (a multiple of the number of ranks,
             which share them out). The objective still sees the whole batch: embeddings first, then the objective
             once, then the chunks again with the same randomness.
-        precision: "float32" or "bfloat16" (autocast in the towers; losses stay in float32).
+        precision: "float32", "bfloat16" or "float16" (in the towers; losses stay in float32). With "float16" the loss
+            is scaled (`engine.loss_scale`).
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
         evaluate_every, checkpoint_every, log_every: in steps; 0 for only at the end.
         keep_last, keep_best: how many checkpoints stay: of the newest, and of those with the best `select`.
@@ -256,7 +257,7 @@ class TrainTable:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float = attrs.field(default=1.0, validator=_Least(0))
     accumulate: int = attrs.field(default=1, validator=_Least(1))
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     adversary_rate: float = attrs.field(default=1e-2, validator=_above_0)
     evaluate_every: int = attrs.field(default=0, validator=_Least(0))
     checkpoint_every: int = attrs.field(default=0, validator=_Least(0))
@@ -274,16 +275,30 @@ class EngineTable:
     """`[engine]`
 
     Attributes:
-        use: the back end.
+        use: the back end: plain torch, or DeepSpeed (which `pip install 'gentle-core[deepspeed]'` brings).
+        zero_stage: what DeepSpeed divides among the ranks: 0 nothing, 1 the optimiser's state, 2 gradients as well,
+            3 weights as well.
+        offload: what DeepSpeed keeps in the host's memory: "optimizer" (from stage 1), "parameters" as well (stage 3).
+        loss_scale: for precision "float16"; 0 for one that follows the gradients.
+        activation_checkpointing: compute the encoders' inner activations again in the backward pass, block by block,
+            instead of keeping them.
+        peak_tflops: of a rank's device, for the share that is achieved; 0 for what is known of it.
         device: "auto" takes CUDA, then MPS, then the CPU. Of several CUDA devices each rank of a machine takes one.
         threads: of a process on the CPU; 0 leaves torch's choice.
         timeout: seconds that a rank waits for the others before it gives up.
+        deepspeed: settings of DeepSpeed in its own words, merged into what follows from the recipe.
     """
 
-    use: Literal["local"] = "local"
+    use: Literal["local", "deepspeed"] = "local"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    loss_scale: float = attrs.field(default=0.0, validator=_Least(0))
+    activation_checkpointing: bool = False
+    peak_tflops: float = attrs.field(default=0.0, validator=_Least(0))
     device: str = attrs.field(default="auto", validator=_device)
     threads: int = attrs.field(default=0, validator=_Least(0))
     timeout: float = attrs.field(default=1800.0, validator=_above_0)
+    deepspeed: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
