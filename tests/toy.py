@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ class PointsConfig:
     held_out: int = 24
     extra_a: int = 0
     nan_at: int = -1
+    missing_on_rank: int = -1
+    dies_on_rank: int = -1
     slow: float = 0.0
     seed: int = 0
 
@@ -39,6 +42,7 @@ class MlpConfig:
     width: int = 16
     dropout: float = 0.0
     norm: bool = False
+    fails_on_rank: int = -1
 
 
 @attrs.frozen
@@ -58,6 +62,7 @@ class Points:
             name: (hidden @ rng.normal(size=(5, 8)) + 0.05 * rng.normal(size=(total, 8))).astype(np.float32)
             for name in MODALITIES
         }
+        self.calls = 0
         if config.nan_at >= 0:
             self.values["toy-a"][config.nan_at] = np.nan
 
@@ -78,6 +83,12 @@ class Points:
         if self.config.slow:
             Path(os.environ["TOY_LOADS"]).touch()
             time.sleep(self.config.slow)
+        self.calls += 1
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+        if self.calls > 4 and rank == self.config.missing_on_rank:
+            raise FileNotFoundError(2, "No such file or directory", f"{items[0]}.npy")
+        if self.calls > 4 and rank == self.config.dies_on_rank:
+            os.kill(os.getpid(), signal.SIGKILL)
         return [self.values[modality][int(item[1:])] for item in items]
 
     def facts(self) -> Mapping[str, Any]:
@@ -108,6 +119,8 @@ def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
             return {"x": torch.from_numpy(np.stack(items))}
 
         def forward(self, inputs: Any) -> Any:
+            if self.training and config.fails_on_rank == int(os.environ.get("RANK", "0")):
+                raise RuntimeError("no memory, on purpose")
             out = self.layers(inputs["x"])
             if out.requires_grad and os.environ.get("TOY_NAN_RANK") == os.environ.get("RANK", "none"):
                 self.passes = getattr(self, "passes", 0) + 1

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import click
 
 from gentle_core import __version__
-from gentle_core.cli.common import LazyGroup, State, verbose_option
+from gentle_core.cli.common import LazyGroup, State, fail, verbose_option
 from gentle_core.errors import GentleError
 
 COMMANDS = {
     "run": ("gentle_core.cli.run:run", "Train the towers of a recipe, evaluate, and write a report."),
+    "launch": ("gentle_core.cli.launch:launch", "Run a recipe in several processes of this machine."),
     "baseline": ("gentle_core.cli.baseline:baseline", "Align without training, by closed forms, and choose the best."),
     "check": ("gentle_core.cli.check:check", "Say what a run would do, or everything that is wrong with a recipe."),
     "plan": ("gentle_core.cli.plan_run:plan", "Estimate memory and communication of a step on many GPUs."),
@@ -51,7 +52,8 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         result = gentle.main(arguments, prog_name="gentle", standalone_mode=False, obj=state)
         return result if isinstance(result, int) else 0
     except GentleError as error:
-        _say(state, *str(error).splitlines())
+        if not getattr(error, "said", False):  # by another process of the run
+            _say(state, *str(error).splitlines())
         return error.exit_code
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError" and error.ctx is not None:  # click ≥ 8.2
@@ -72,10 +74,14 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if getattr(error, "said", False):
+            return GentleError.exit_code
         name = f"{error.filename}: " if error.filename else ""
         _say(state, f"{name}{(error.strerror or str(error)).lower()}")
         return GentleError.exit_code
     except Exception as error:
+        if getattr(error, "said", False):
+            return INTERNAL
         text = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "" if state.verbose else " (a defect of Gentle or of a plugin; -v shows where)"
         _say(state, text + hint)
@@ -86,4 +92,4 @@ def _say(state: State, *lines: str) -> None:
     if state.verbose:
         traceback.print_exc()
     for line in lines:
-        click.echo(f"{click.style('gentle: error:', fg='red', bold=True)} {line}", err=True)
+        fail(line)

@@ -111,5 +111,10 @@ def note_problems(catalog: Catalog) -> None:
         warn(str(problem))
 
 
+def fail(message: str) -> None:
+    """The line that says what went wrong."""
+    click.echo(f"{click.style('gentle: error:', fg='red', bold=True)} {message}", err=True)
+
+
 def warn(message: str) -> None:
     click.echo(f"{click.style('gentle: warning:', fg='yellow')} {message}", err=True)

@@ -176,25 +176,3 @@ def clip_gradients(parameters: Sequence[Tensor], limit: float, scale: LossScale)
             if parameter.grad is not None:
                 parameter.grad.div_(scale.value)
     return float(nn.utils.clip_grad_norm_(parameters, limit or math.inf))
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-def average_statistics(model: nn.Module, ranks: Ranks) -> None:
-    """Replace the running statistics of batch normalisation by their mean over ranks, each of which has followed its
-    own chunks. A running mean is linear in what it has seen, so this is as if each step had averaged."""
-    if ranks.size == 1:
-        return
-    found = [
-        buffer
-        for layer in model.modules()
-        if isinstance(layer, BATCH_NORMS)
-        for buffer in (layer.running_mean, layer.running_var)
-        if buffer is not None
-    ]
-    for dtype in {b.dtype for b in found}:
-        same = [b for b in found if b.dtype == dtype]
-        ranks.sum_(same)
-        for buffer in same:
-            buffer.div_(ranks.size)

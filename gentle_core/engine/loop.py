@@ -7,24 +7,28 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from gentle_core.batch import LossContext, LossOut
 from gentle_core.data.loader import StepDataset, TowerInputs, step_batches
-from gentle_core.engine.backend import Backend, Taken, average_statistics
+from gentle_core.engine.backend import Backend, Taken
 from gentle_core.engine.checkpoint import Checkpoint, prune, save_checkpoint
 from gentle_core.engine.interrupt import InterruptFlag
+from gentle_core.engine.profile import Flops, memory_gib, peak_tflops, traced
 from gentle_core.engine.progress import Display
 from gentle_core.engine.pseudo import PseudoPairing
 from gentle_core.engine.rundir import RunDirectory
+from gentle_core.engine.statistics import average_statistics
 from gentle_core.engine.step import StepOut, forward_backward
 from gentle_core.engine.towers import AlignedModel, Tower
 from gentle_core.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
-from gentle_core.recipe.model import TrainTable
+from gentle_core.recipe.model import EngineTable, TrainTable
 
 NOT_TAKEN = Taken(False, math.nan, 0.0)
 """A step whose objective was not finite."""
@@ -76,6 +80,7 @@ class Trainer:
         interrupt: says whether the run was asked to stop.
         fingerprints: hashes of the frozen encoders, which a checkpoint does not hold.
         pseudo: where pseudo-pairs come from, if the recipe asks for them.
+        trace: where a trace of a few steps is written; None for none.
     """
 
     table: TrainTable
@@ -84,6 +89,7 @@ class Trainer:
     model: AlignedModel
     loss: Any
     backend: Backend
+    engine: EngineTable
     data: StepDataset
     run: RunDirectory
     display: Display
@@ -91,6 +97,8 @@ class Trainer:
     fingerprints: Mapping[str, str]
     interrupt: InterruptFlag = attrs.field(factory=InterruptFlag)
     pseudo: PseudoPairing | None = None
+    trace: Path | None = None
+    flops: Flops = attrs.field(factory=Flops)
     step: int = 0
     skipped: int = 0
     best: Best = attrs.field(init=False)
@@ -168,14 +176,14 @@ class Trainer:
         self.loss.train()
         self.display.start(name, self.steps, self.step)
         try:
-            with self.interrupt.patiently() as interrupt:
+            with self.interrupt.patiently() as interrupt, traced(self.trace, self.steps - self.step) as stepped:
                 while self.step < self.steps:
                     if self.pseudo is not None and self.pseudo.due(self.step):
                         self._ask_teacher(self.pseudo)
                         batches = step_batches(self.data, self.step, self.steps, table.workers)
                     began = time.perf_counter()
                     talked = ranks.seconds
-                    with ranks.together():
+                    with ranks.together(), record_function("gentle: data"):
                         inputs = next(batches)
                         waited = time.perf_counter() - began
                     last = self.step + 1 == self.steps
@@ -183,11 +191,13 @@ class Trainer:
                     context = LossContext(step=self.step, steps=self.steps, pairs=self.pairs)
                     self.backend.zero()
                     before = [b.clone() for b in statistics]
-                    result = forward_backward(
-                        self.backend, self.loss, inputs, context,
-                        seed=table.seed, cached=cached, recompute=self.data.each > 1, term_gradients=log,
-                    )  # fmt: skip
-                    taken = self.backend.step(self.step, self.steps) if result.finite else NOT_TAKEN
+                    with self.flops.counted():
+                        result = forward_backward(
+                            self.backend, self.loss, inputs, context,
+                            seed=table.seed, cached=cached, recompute=self.data.each > 1, term_gradients=log,
+                        )  # fmt: skip
+                    with record_function("gentle: step"):
+                        taken = self.backend.step(self.step, self.steps) if result.finite else NOT_TAKEN
                     if taken.applied:
                         self.loss.post_step(context)
                         average_statistics(training, ranks)  # each step, lest a checkpoint change what follows
@@ -207,6 +217,7 @@ class Trainer:
                         self.display.advance(self.step, shown | {"rows/s": values["rows_per_second"]})
                     else:
                         self.display.advance(self.step)
+                    stepped()
                     self._between_steps(last, interrupt)
         finally:
             self.display.stop()
@@ -292,18 +303,23 @@ class Trainer:
         values |= {f"grad_norm/{name}": value for name, value in result.term_gradients.items()}
         values |= {f"rows/{name}": count for name, count in out.counts.items()}
         values |= _flat(out.logs)
+        ranks, seconds = self.backend.ranks, max(seconds, 1e-9)
+        measured = ranks.gather((waited, talked, memory_gib(self.model.device), self.flops.count or 0))
+        waits, talks, memory, flops = zip(*measured, strict=True)
         values |= {
             "learning_rate": taken.rate,
             "grad_norm": taken.norm,
-            "rows_per_second": rows / max(seconds, 1e-9),
-            "data_wait": waited / max(seconds, 1e-9),
+            "rows_per_second": rows / seconds,
+            "data_wait": max(waits) / seconds,
+            "memory_gib": max(memory),
+            "tflops": sum(flops) / seconds / 1e12,
         }
-        if self.backend.ranks.size > 1:
-            values["communication"] = talked / max(seconds, 1e-9)
+        if peak := peak_tflops(self.model.device, self.table.precision, self.engine.peak_tflops):
+            values["flop_share"] = values["tflops"] / (peak * ranks.size)
+        if ranks.size > 1:
+            values["communication"] = sum(talks) / ranks.size / seconds
         if taken.scale != 1:
             values["loss_scale"] = taken.scale
-        if torch.cuda.is_available():
-            values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return values
 
 

@@ -107,9 +107,10 @@ class Ranks:
         said = self.gather(None if error is None else _words(error))
         self._told = True
         if error is not None:
+            _mark_said(error, self.rank)
             raise error
         rank = next(r for r, words in enumerate(said) if words is not None)
-        raise _heard(rank, said[rank] or {})
+        raise _mark_said(_heard(rank, said[rank] or {}), self.rank)
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -190,10 +191,12 @@ class Ranks:
                 said = json.loads(self._words.get("failed"))
                 self._words.add("heard", 1)
             except (RuntimeError, ValueError):  # whoever keeps the store is gone
-                said = {"rank": 0, "text": "ended without a message", "code": 1}
+                said = {"rank": 0, "text": "ended without a message", "code": 1, "lost": True}
             if said["rank"] == self.rank:
                 return
             self._failure = _heard(said["rank"], said)
+            if "lost" not in said:
+                _mark_said(self._failure, self.rank)
             if self._ended.wait(GRACE):
                 return
             with contextlib.suppress(Exception):
@@ -227,8 +230,10 @@ class Ranks:
             mine = json.dumps({"rank": self.rank, **_words(error)})
             self._store.compare_set("failed", "", mine)
             deadline = time.monotonic() + GRACE
-            while time.monotonic() < deadline and self._store.add("heard", 0) < self.size - 1:
+            while (heard := self._store.add("heard", 0)) < self.size - 1 and time.monotonic() < deadline:
                 time.sleep(0.05)
+            if heard:
+                _mark_said(error, self.rank)
 
     def close(self) -> None:
         """Leave the others, at the end of the process."""
@@ -274,9 +279,21 @@ def joined(place: Place | None, device: torch.device | None = None, timeout: flo
         raise cause from error
 
 
+E = TypeVar("E", bound=BaseException)
+
+
+def _mark_said(error: E, rank: int) -> E:
+    """Rank 0 says what ended the run; the others need not repeat it."""
+    if rank:
+        error.said = True  # type: ignore[attr-defined]
+    return error
+
+
 def _words(error: BaseException) -> dict[str, Any]:
     text = str(error) if isinstance(error, GentleError) else f"{type(error).__name__}: {error}"
-    return {"text": text, "code": getattr(error, "exit_code", 70)}
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return {"text": text, "code": getattr(error, "exit_code", 1 if isinstance(error, OSError) else 70)}
 
 
 def _heard(rank: int, said: dict[str, Any]) -> RankError:

@@ -52,6 +52,7 @@ def run_recipe(
     resume: str = "never",
     display: Display | None = None,
     report: bool = True,
+    profile: bool = False,
 ) -> RunResult:
     """Run a resolved recipe into `out`. Under a launcher this process is one of several that run it together.
 
@@ -61,6 +62,7 @@ def run_recipe(
         resume: "never", "auto" (the newest intact checkpoint in `out`), or a checkpoint folder.
         display: where progress is shown.
         report: whether to write the page; `gentle report` writes it later.
+        profile: write a trace of a few steps to `profile/trace.json`.
 
     Raises:
         GentleError: with one line that says what to do; the manifest's status says "failed" or "interrupted".
@@ -76,6 +78,7 @@ def run_recipe(
         directory = ranks.on_main(lambda: free_directory(resolved) if out is None else out)
         display.say(f"run directory: {directory}")
         session = Session(resolved, directory, resume, display, ranks, interrupt)
+        session.profile = profile
         with recorded(session):
             result = _run(session)
         if report:

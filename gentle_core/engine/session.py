@@ -27,6 +27,7 @@ from gentle_core.engine.measure import compare, measure
 from gentle_core.engine.progress import Display
 from gentle_core.engine.pseudo import PseudoPairing, View
 from gentle_core.engine.ranks import ALONE, Ranks
+from gentle_core.engine.recompute import checkpoint_activations
 from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
 from gentle_core.engine.towers import AlignedModel
@@ -74,6 +75,7 @@ class Session:
         self.run = RunDirectory(out, writes=ranks.main)
         self.began = time.time()
         self.backend: Backend | None = None
+        self.profile = False
         ranks.on_main(self._open_directory)
 
     def build(self) -> None:
@@ -91,6 +93,10 @@ class Session:
         self.pools, self.rows = self._pools()
         with self.ranks.together():
             self.model: AlignedModel = self.builder.model().to(self.device)
+            if recipe.engine.activation_checkpointing:
+                for name, table in recipe.towers.items():
+                    if not table.encoder.freeze:
+                        checkpoint_activations(self.model.tower(name).encoder)
         self.train = self.split("train")
         self.splits = self._held_out()
         self.validation = self._validation()
@@ -258,9 +264,10 @@ class Session:
         self.backend = make_backend(self.model, self.loss, recipe, self.ranks)
         return Trainer(
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
-            backend=self.backend, data=data, run=self.run, display=self.display,
+            backend=self.backend, engine=recipe.engine, data=data, run=self.run, display=self.display,
             measure=self._validate, fingerprints=self.fingerprints,
             interrupt=self.interrupt, pseudo=self._pseudo_pairing(sampler),
+            trace=self.run.path / "profile" / "trace.json" if self.profile and self.ranks.main else None,
         )  # fmt: skip
 
     def _pseudo_pairing(self, sampler: BatchSampler) -> PseudoPairing | None:

@@ -11,19 +11,20 @@ objective of the whole batch (and shares the work on its tiles), and takes the g
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from gentle_core.batch import AlignBatch, LossContext, LossOut, Rows
 from gentle_core.data.loader import Chunk, TowerInputs
 from gentle_core.data.streams import torch_seed
-from gentle_core.engine.backend import BATCH_NORMS, Passes
+from gentle_core.engine.backend import Passes
 from gentle_core.engine.ranks import Ranks
+from gentle_core.engine.statistics import batch_statistics_held
 
 Key = tuple[str, int]
 """Tower and view."""
@@ -40,22 +41,6 @@ class StepOut:
     out: LossOut
     term_gradients: dict[str, float]
     finite: bool = True
-
-
-@contextlib.contextmanager
-def _batch_statistics_held(model: nn.Module) -> Iterator[None]:
-    """Let batch normalisation use a batch's statistics without counting them a second time."""
-    layers = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
-    kept = [(n, n.momentum, None if n.num_batches_tracked is None else n.num_batches_tracked.clone()) for n in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum, tracked in kept:
-            layer.momentum = momentum
-            if tracked is not None:
-                layer.num_batches_tracked.copy_(tracked)  # type: ignore[union-attr]
 
 
 def _project(towers: Passes, tower: str, chunk: Chunk, cached: bool, seed: int, step: int, view: int) -> Tensor:
@@ -88,7 +73,7 @@ def forward_backward(
     graph: dict[Key, list[Tensor]] = {}
     for tower, given in inputs.items():
         for view, chunks in enumerate(given.views):
-            with torch.set_grad_enabled(not recompute):
+            with torch.set_grad_enabled(not recompute), record_function("gentle: towers"):
                 graph[tower, view] = [
                     _project(towers, tower, c, cached[tower], seed, context.step, view) for c in chunks
                 ]
@@ -102,7 +87,8 @@ def forward_backward(
     torch.manual_seed(torch_seed(seed, "objective", context.step))  # a loss that draws draws the same on all ranks
     if ranks.size > 1:
         context = attrs.evolve(context, group=ranks.group)
-    out: LossOut = loss(batch, context)
+    with record_function("gentle: objective"):
+        out: LossOut = loss(batch, context)
     norms = {}
     if term_gradients:
         for name, term in out.terms.items():
@@ -110,7 +96,8 @@ def forward_backward(
                 found = torch.autograd.grad(term, list(leaves.values()), retain_graph=True, allow_unused=True)
                 squares = sum(float(part.double().square().sum()) for part in found if part is not None)
                 norms[name] = abs(out.weights.get(name, 1.0)) * squares**0.5
-    out.loss.backward()
+    with record_function("gentle: objective, backwards"):
+        out.loss.backward()
     own = [p.grad for p in loss.parameters() if p.grad is not None]
     ranks.copy_from_main_(own)  # equal but for rounding on unlike machines; the parameters must not drift apart
     gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
@@ -123,7 +110,8 @@ def forward_backward(
         used = [(torch.cat(graph[key]), gradient) for key, gradient in gradients.items()]
         roots = [(root, gradient) for root, gradient in used if root.requires_grad]
         if roots:
-            towers.backward([r for r, _ in roots], [g for _, g in roots], last=True)
+            with record_function("gentle: towers, backwards"):
+                towers.backward([r for r, _ in roots], [g for _, g in roots], last=True)
         return StepOut(out, norms)
 
     work = []
@@ -132,10 +120,11 @@ def forward_backward(
         if any(p.requires_grad for p in towers.model.tower(tower).parameters()):
             split = gradient.split([c.rows for c in chunks])
             work += [((tower, view), chunk, part) for chunk, part in zip(chunks, split, strict=True)]
-    with _batch_statistics_held(towers.model):
+    with batch_statistics_held(towers.model):
         for number, ((tower, view), chunk, part) in enumerate(work):
             again = _project(towers, tower, chunk, cached[tower], seed, context.step, view)
-            towers.backward([again], [part], last=number + 1 == len(work))
+            with record_function("gentle: towers, backwards"):
+                towers.backward([again], [part], last=number + 1 == len(work))
     return StepOut(out, norms)
 
 

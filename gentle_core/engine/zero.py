@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentle_core.engine.backend import Taken, average_statistics, clip_gradients
+from gentle_core.engine.backend import Taken, clip_gradients
 from gentle_core.engine.optim import LossOptimizer, load_named_state, named_state, rate_factor, set_rates, tower_groups
 from gentle_core.engine.ranks import Ranks
 from gentle_core.engine.scaling import LossScale
+from gentle_core.engine.statistics import average_statistics
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import ComponentError, GentleError
 from gentle_core.recipe.deepspeed import deepspeed_config, loop_bounds_steps, merged

@@ -333,7 +333,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """An engine that only remembers its calls, in place of the real one (which needs torch)."""
     calls: list[dict[str, Any]] = []
 
-    def run_recipe(resolved: Any, out: Path, resume: str = "never", display: Any = None) -> Any:
+    def run_recipe(resolved: Any, out: Path, resume: str = "never", display: Any = None, profile: bool = False) -> Any:
         calls.append({"recipe": resolved.recipe, "out": out, "resume": resume})
         return SimpleNamespace(out=out, metrics={}, baselines={})
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,16 +53,26 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(command, folder, ranks, env=None):
+def env(folder):
+    return os.environ | {"GENTLE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "GENTLE_PLUGINS": "toy"}
+
+
+def torchrun(rank, ranks):
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+
+
+def slurm(rank, ranks):
+    return {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NTASKS": str(ranks),
+            "SLURM_NODELIST": "localhost"}  # fmt: skip
+
+
+def start(command, folder, ranks, environment=torchrun):
     """The command as so many ranks; returns exit codes and standard errors."""
-    common = {"GENTLE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "GENTLE_PLUGINS": "toy"}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)} | (env or {})
+    common = env(folder) | {"MASTER_PORT": str(free_port())}
     started = [
-        subprocess.Popen(
-            command, env=os.environ | common | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command, env=common | environment(r, ranks), stderr=subprocess.PIPE, text=True)
         for r in range(ranks)
-    ]  # fmt: skip
+    ]
     try:
         errors = [process.communicate(timeout=500)[1] for process in started]
     finally:
@@ -68,12 +81,12 @@ def start(command, folder, ranks, env=None):
     return [process.returncode for process in started], errors
 
 
-def processes(folder, name, ranks, *options, recipe=RECIPE, plugin=TOY):
+def processes(folder, name, ranks, *options, environment=torchrun):
     """`gentle run` as so many ranks; returns exit codes, standard errors and the run directory."""
-    (folder / "toy.toml").write_text(recipe)
-    command = [sys.executable, "-c", "from gentle_core.cli import main; main()", "run", str(folder / "toy.toml")]
-    command += ["--plugin", str(plugin), "--out", str(folder / name), *options]
-    return *start(command, folder, ranks), folder / name
+    (folder / "toy.toml").write_text(RECIPE)
+    command = [sys.executable, "-m", "gentle_core", "run", str(folder / "toy.toml")]
+    command += ["--plugin", str(TOY), "--out", str(folder / name), *options]
+    return *start(command, folder, ranks, environment), folder / name
 
 
 def several(folder, ranks, runs):
@@ -108,17 +121,96 @@ def same_run(one, two, rel=1e-4):
             assert (value.double() - b[name].double()).abs().max() < 1e-3 * scale, (two.name, name)
 
 
+def launched(folder, name, ranks, *options):
+    """`gentle launch` in a process of its own."""
+    (folder / "toy.toml").write_text(RECIPE)
+    command = [sys.executable, "-m", "gentle_core", "launch", "--ranks", str(ranks), str(folder / "toy.toml")]
+    command += ["--plugin", str(TOY), "--out", str(folder / name), *options]
+    return subprocess.run(command, env=env(folder), stderr=subprocess.PIPE, text=True, timeout=500), folder / name
+
+
+@pytest.mark.timeout(300)
 def test_two_ranks_take_the_steps_of_one(tmp_path):
     codes, errors, alone = processes(tmp_path, "alone", 1)
     assert codes == [0], errors
-    codes, errors, both = processes(tmp_path, "both", 2)
-    assert codes == [0, 0], errors
-    assert errors[1] == "" and "report:" in errors[0]
+    ended, both = launched(tmp_path, "both", 2, "--profile")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("report:") == ended.stderr.count("run directory:") == 1, "rank 0 speaks alone"
     same_run(alone, both)
     assert (both / "report.html").is_file() and (both / "model/model.safetensors").is_file()
     a, b = (lines(run, "val")[-1]["retrieval/mean/R@10"] for run in (alone, both))
     assert a == pytest.approx(b, abs=5)
-    assert 0 < lines(both)[0]["communication"] < 1
+    first = lines(both)[0]
+    assert 0 < first["communication"] < 1 and first["memory_gib"] > 0 and first["tflops"] > 0
+    trace = json.loads((both / "profile/trace.json").read_text())
+    assert any(event.get("name") == "gentle: objective" for event in trace["traceEvents"])
+
+
+@pytest.mark.timeout(300)
+def test_a_file_that_one_rank_misses_ends_all(tmp_path):
+    codes, errors, run = processes(tmp_path, "run", 2, "--set", "dataset.missing_on_rank=1", environment=slurm)
+    assert codes == [1, 1], errors
+    assert re.search(r"gentle: error: rank 1: p\d+\.npy: No such file or directory", errors[0])
+    assert "error" not in errors[1]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and "rank 1" in manifest["error"]
+
+
+@pytest.mark.timeout(300)
+def test_a_rank_that_fails_while_the_other_waits_for_it_is_heard(tmp_path):
+    ended, run = launched(tmp_path, "run", 2, "--set", "towers.a.encoder.fails_on_rank=1")
+    assert ended.returncode == 70, ended.stderr
+    assert ended.stderr.count("error: ") == 1 and "rank 1: RuntimeError: no memory, on purpose" in ended.stderr
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_rank_that_is_killed_ends_the_other(tmp_path):
+    ended, run = launched(tmp_path, "run", 2, "--set", "dataset.dies_on_rank=1")
+    assert ended.returncode == 128 + 9
+    assert "rank 1 was ended by SIGKILL" in ended.stderr and "a rank ended" in ended.stderr
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_launch_passes_signals_on_and_the_run_goes_on_later(tmp_path, number):
+    (tmp_path / "toy.toml").write_text(RECIPE.replace("steps = 6", "steps = 400"))
+    command = [sys.executable, "-m", "gentle_core", "launch", "--ranks", "2", str(tmp_path / "toy.toml")]
+    command += ["--plugin", str(TOY), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=env(tmp_path), stderr=subprocess.PIPE, text=True)
+    while not steps_in(tmp_path / "run" / "checkpoints") and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 75, error
+    assert error.count("--resume auto") == 1
+    assert subprocess.run([*command, "--resume", "auto"], env=env(tmp_path)).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_other_launchers(tmp_path, launcher):
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    port = str(free_port())
+    words = {
+        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "-m", "gentle_core"],
+        "deepspeed": ["deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port, "--no_local_rank",
+                      "--module", "gentle_core"],
+    }[launcher]  # fmt: skip
+    if launcher == "deepspeed":
+        pytest.importorskip("deepspeed")
+    command = [sys.executable, "-m", *words, "run", str(tmp_path / "toy.toml"), "--plugin", str(TOY)]
+    ended = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], env=env(tmp_path) | {"DS_ACCELERATOR": "cpu"},
+        stderr=subprocess.PIPE, text=True, timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("run directory:") == 1
+    assert "communication" in lines(tmp_path / "run")[0]
 
 
 ONCE = {"train.accumulate": 1, "towers.a.encoder.dropout": 0.0, "towers.a.head.dropout": 0.0,
