@@ -21,7 +21,7 @@ def checkpoint_activations(encoder: nn.Module) -> int:
     """
     blocks = _blocks(encoder) or [encoder]
     for block in blocks:
-        block.forward = functools.partial(  # type: ignore[method-assign]
+        block.forward = functools.partial(
             checkpoint, block.forward, use_reentrant=False, context_fn=functools.partial(_contexts, block)
         )
     return len(blocks)

@@ -223,7 +223,9 @@ def _literal(value: Any, wanted: Any) -> Any:
     for option in options:
         if option == value and (type(option) is type(value) or isinstance(value, Sourced)):  # 1 is not True
             return option
-    text = f"should be {listed(map(str, options))}, not {_shown(value)}"
+    words = any(isinstance(option, str) for option in options)
+    names = listed(map(str, options)) if words else f"{', '.join(map(str, options[:-1]))} or {options[-1]}"
+    text = f"should be {names}, not {_shown(value)}"
     close = close_to(value, [o for o in options if isinstance(o, str)], 1) if isinstance(value, str) else []
     raise Invalid(text + (f" — did you mean {listed(close)}?" if close else ""))
 
