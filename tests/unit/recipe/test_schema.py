@@ -77,7 +77,7 @@ GOOD = [
 ]  # fmt: skip
 BAD = [
     ("train.stpes", 1), ("train.steps", "5"), ("train.steps", 0), ("train.steps", None), ("train.steps", True),
-    ("train.learning_rate", -1.0), ("train.precision", "float16"), ("dataset.use", "protein/pdb-simple"),
+    ("train.learning_rate", -1.0), ("train.precision", "float8"), ("dataset.use", "protein/pdb-simple"),
     ("dataset.use", None), ("dataset", None), ("towers", None), ("train", None), ("dataset.train", 1.5),
     ("dataset.train", -1), ("dataset.pool", "shufled"), ("towers.left.modality", "protein-sequense"),
     ("towers.left.modality", None), ("towers.left.encoder", None), ("towers.left.encoder.use", "protein/cdconv"),
