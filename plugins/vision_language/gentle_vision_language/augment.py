@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from gentle_core.api import BuildContext
+from gentle_vision_language.items import Caption
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,6 +184,11 @@ def _blurred(x: Tensor, choices: Sequence[Choices]) -> Tensor:
     return x.index_copy(0, rows, gaussian_blur2d(x[rows], (size, size), sigma).clamp(0, 1))
 
 
+def _like(item: str, text: str) -> str:
+    """A changed caption still knows the other ones of its image."""
+    return Caption(text, item.others) if isinstance(item, Caption) else text
+
+
 @attrs.frozen
 class WordDropout:
     """Leaves words out."""
@@ -194,7 +200,7 @@ class WordDropout:
         keep = rng.random(len(words)) >= self.p
         if words and not keep.any():
             keep[int(rng.integers(len(words)))] = True
-        return " ".join(word for word, kept in zip(words, keep, strict=True) if kept)
+        return _like(item, " ".join(word for word, kept in zip(words, keep, strict=True) if kept))
 
 
 @attrs.frozen
@@ -206,7 +212,10 @@ class OtherCaption:
     def __call__(self, item: str, rng: np.random.Generator) -> str:
         chance, place = rng.random(2)
         others = getattr(item, "others", ())
-        return others[int(place * len(others))] if others and chance < self.p else item
+        if not others or chance >= self.p:
+            return item
+        k = int(place * len(others))
+        return Caption(others[k], (*others[:k], str(item), *others[k + 1 :]))
 
 
 def build_simclr(config: SimClrConfig, context: BuildContext) -> SimClr:

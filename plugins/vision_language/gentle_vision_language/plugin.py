@@ -14,8 +14,16 @@ BOTH = (IMAGE, TEXT)
 @hookimpl
 def gentle_modalities() -> list[ModalitySpec]:
     return [
-        ModalitySpec(name=IMAGE, summary="A picture: a file, encoded bytes or an array (gentle_vision_language.items)"),
-        ModalitySpec(name=TEXT, summary="A caption, sentence or name (str)"),
+        ModalitySpec(
+            name=IMAGE,
+            summary="A picture: a file, encoded bytes or an array (gentle_vision_language.items)",
+            samples="gentle_vision_language.examples:some_images",
+        ),
+        ModalitySpec(
+            name=TEXT,
+            summary="A caption, sentence or name (str)",
+            samples="gentle_vision_language.examples:some_texts",
+        ),
     ]
 
 
@@ -26,6 +34,7 @@ def gentle_encoders() -> list[EncoderSpec]:
             name="hf-image",
             modality=IMAGE,
             config=encoders.HfImageConfig,
+            example="gentle_vision_language.examples:image_model",
             target="gentle_vision_language.encoders.hf_image:build",
             summary="Image models in Hugging Face layout: ResNet, ViT, ConvNeXt, DINOv2, vision towers of CLIP, SigLIP",
         ),
@@ -33,6 +42,7 @@ def gentle_encoders() -> list[EncoderSpec]:
             name="hf-text",
             modality=TEXT,
             config=encoders.HfTextConfig,
+            example="gentle_vision_language.examples:text_model",
             target="gentle_vision_language.encoders.hf_text:build",
             summary="Text encoders in Hugging Face layout: BERT, RoBERTa, MiniLM, the text towers of CLIP and SigLIP",
         ),
@@ -40,6 +50,7 @@ def gentle_encoders() -> list[EncoderSpec]:
             name="efficientnet-lite",
             modality=IMAGE,
             config=encoders.EfficientNetConfig,
+            example={"resolution": 64},
             target="gentle_vision_language.encoders.efficientnet:build",
             parameters=lambda _: 3_371_008,
             summary="EfficientNet-Lite0 with ImageNet weights that come as a package",
@@ -57,6 +68,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             name="flickr8k",
             modalities=BOTH,
             config=datasets.Flickr8kConfig,
+            example="gentle_vision_language.examples:flickr8k",
             target="gentle_vision_language.datasets.flickr8k:build",
             summary="Flickr8k (or Flickr30k) as it is distributed: token file or Kaggle's captions.txt, split lists",
             citation="Hodosh et al. Framing Image Description as a Ranking Task. JAIR 47, 2013",
@@ -65,6 +77,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             name="coco-captions",
             modalities=BOTH,
             config=datasets.CocoConfig,
+            example="gentle_vision_language.examples:coco",
             target="gentle_vision_language.datasets.coco:build",
             summary="MS COCO's caption files and images",
             citation="Chen et al. Microsoft COCO Captions: Data Collection and Evaluation Server. 2015",
@@ -73,6 +86,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             name="image-captions",
             modalities=BOTH,
             config=datasets.ImageCaptionsConfig,
+            example="gentle_vision_language.examples:image_captions",
             target="gentle_vision_language.datasets.image_captions:build",
             summary="A folder of images and a CSV, JSONL, JSON or Parquet file of captions",
         ),
@@ -80,6 +94,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             name="webdataset",
             modalities=BOTH,
             config=datasets.WebDatasetConfig,
+            example="gentle_vision_language.examples:webdataset",
             target="gentle_vision_language.datasets.webdataset:build",
             summary="Tar shards of images and captions, read in place",
         ),
@@ -87,6 +102,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             name="captions",
             modalities=(TEXT,),
             config=datasets.CaptionsConfig,
+            example="gentle_vision_language.examples:captions",
             target="gentle_vision_language.datasets.image_captions:build_captions",
             summary="Texts without images, as a further source of unmatched items",
         ),
@@ -94,6 +110,7 @@ def gentle_datasets() -> list[DatasetSpec]:
             name="images",
             modalities=(IMAGE,),
             config=datasets.ImagesConfig,
+            example="gentle_vision_language.examples:images",
             target="gentle_vision_language.datasets.image_captions:build_images",
             summary="Images without texts, as a further source of unmatched items",
         ),

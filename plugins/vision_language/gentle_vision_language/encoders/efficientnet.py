@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gentle_core.api import BuildContext, WeightsError
 from gentle_vision_language.encoders.config import EfficientNetConfig
-from gentle_vision_language.encoders.image import ImageEncoder, channels_last
+from gentle_vision_language.encoders.image import ImageEncoder
 from gentle_vision_language.encoders.preprocess import Preprocess
 from gentle_vision_language.encoders.tuning import tune
 
@@ -30,9 +30,10 @@ class EfficientNetLite(ImageEncoder):
         super().__init__(Preprocess(shortest=side, crop=(side, side)), origin)
         self.width = WIDTH
         model._fc = nn.Identity()  # the classifier
-        self.backbone = channels_last(tune(model, config))
+        self.backbone = tune(model, config)
 
     def embed(self, pixels: Tensor) -> Tensor:
+        # Convolutions run fastest with the channels innermost.
         maps = self.backbone.extract_features(pixels.contiguous(memory_format=torch.channels_last))
         return maps.mean((2, 3))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gentle_core.api import EncoderModule, hash_tensors
 from gentle_vision_language.decode import in_threads
@@ -66,8 +66,3 @@ class ImageEncoder(EncoderModule):
     def facts(self) -> dict[str, Any]:
         height, width = self.preprocess.size
         return {**self.origin, "pixels": f"{height} × {width}", **self.options()}
-
-
-def channels_last(model: nn.Module) -> nn.Module:
-    """Convolutions run fastest with the channels innermost; the numbers are the same to rounding."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
