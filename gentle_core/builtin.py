@@ -182,6 +182,59 @@ class SavedRunTeacherConfig:
 
 
 @attrs.frozen(kw_only=True)
+class KlotConfig:
+    """Options of `core/klot`.
+
+    Attributes:
+        target: whose plan is to be met. "modalities": over the matched samples, each modality's own plan by the
+            other's. "reference": over all rows, the plan of reference rows that a teacher puts into the batch.
+        epsilon: of the plans, in units of cosines.
+        target_epsilon: of the target's plan; without it, the same.
+        steps: Sinkhorn's alternations for each plan.
+    """
+
+    target: Literal["modalities", "reference"] = attrs.field(
+        default="modalities", validator=attrs.validators.in_(("modalities", "reference"))
+    )
+    epsilon: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
+    target_epsilon: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
+    )
+    steps: int = attrs.field(default=50, validator=attrs.validators.ge(1))
+
+    def needs(self, lookup: Lookup | None = None) -> frozenset[Need]:
+        return frozenset({"pairs"}) if self.target == "modalities" else UNPAIRED | {"reference"}
+
+
+@attrs.frozen(kw_only=True)
+class NeighboursConfig:
+    """Options of `core/neighbours`.
+
+    Attributes:
+        temperature: of the predictions across modalities.
+        target_temperature: of the targets within a modality.
+    """
+
+    temperature: float = attrs.field(default=0.07, validator=attrs.validators.gt(0))
+    target_temperature: float = attrs.field(default=0.1, validator=attrs.validators.gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class SinkhornConfig:
+    """Options of `core/sinkhorn`.
+
+    Attributes:
+        blur: the distance below which detail is not seen; its square is the entropic regularisation.
+        scaling: from 0 to below 1: nearer to 1 is slower and more exact.
+    """
+
+    blur: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
+    scaling: float = attrs.field(
+        default=0.5, validator=attrs.validators.and_(attrs.validators.gt(0), attrs.validators.lt(1))
+    )
+
+
+@attrs.frozen(kw_only=True)
 class Child:
     """A registered loss inside another one: the option it comes from, its name, its own options, its weight."""
 
@@ -414,6 +467,7 @@ class KnnConfig(LinearProbeConfig):
 
 
 _GENTLE_CLIP = "Song et al. 2024, Gentle-CLIP"
+_TARGETS = "the targets are made from the rows themselves and held constant"
 _MEDIAN = "the bandwidth of MMD is the median distance of the batch, taken as a constant"
 
 
@@ -483,6 +537,36 @@ def gentle_losses() -> Iterable[LossSpec]:
             summary="Contrastive loss over pseudo-pairs that a teacher finds in the unmatched pools",
             needs=frozenset({"pseudo"}),
             scope="rows",
+        ),
+        LossSpec(
+            name="klot",
+            config=KlotConfig,
+            target="gentle_core.losses.klot:build",
+            summary="Divergence between the modalities' optimal-transport plans, or from a teacher's plan",
+            scope="global",
+            same_dimension=False,
+            citation="Roschmann et al. 2026, SOTAlign, arXiv:2602.23353",
+        ),
+        LossSpec(
+            name="neighbours",
+            config=NeighboursConfig,
+            target="gentle_core.losses.neighbours:build",
+            needs=frozenset({"pairs", "unpaired"}),
+            summary="Soft labels for unmatched rows from the pairs that they resemble in their own modality",
+            deviations={"gradient": _TARGETS},
+            scope="rows",
+            citation="Mo et al. 2023, S-CLIP, arXiv:2305.14095",
+        ),
+        LossSpec(
+            name="sinkhorn",
+            config=SinkhornConfig,
+            target="gentle_core.losses.sinkhorn:build",
+            needs=UNPAIRED,
+            summary="Sinkhorn divergence between the modalities, by geomloss",
+            deviations={"gradient": "geomloss ends the alternations before they have converged; see scaling"},
+            scope="global",
+            requires=("geomloss",),
+            citation="Feydy et al. 2019, arXiv:1810.08278",
         ),
         LossSpec(
             name="sum",

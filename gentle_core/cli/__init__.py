@@ -19,6 +19,7 @@ COMMANDS = {
     "baseline": ("gentle_core.cli.baseline:baseline", "Align without training, by closed forms, and choose the best."),
     "check": ("gentle_core.cli.check:check", "Say what a run would do, or everything that is wrong with a recipe."),
     "plan": ("gentle_core.cli.plan_run:plan", "Estimate memory and communication of a step on many GPUs."),
+    "check-pools": ("gentle_core.cli.check_pools:check_pools", "Say whether the unmatched pools resemble the pairs."),
     "eval": ("gentle_core.cli.evaluate:evaluate", "Evaluate a finished run on a downstream task."),
     "study": ("gentle_core.cli.study:study", "Compare methods over numbers of pairs and seeds, with controls."),
     "report": ("gentle_core.cli.report:report", "Write the report of a run again."),

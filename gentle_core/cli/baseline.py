@@ -78,14 +78,14 @@ def _beside(run: Path) -> Path:
 
 def show(result: BaselineResult) -> None:
     """The table of all forms, the choice, and where things are."""
-    splits = list(result.lines[0].recall)
+    splits = [name for name in result.lines[0].recall if name != "val"]
     width = max(len(line.label) for line in result.lines)
-    click.echo(f"mean recall (R@1, 5, 10, both ways), percent{'':<{max(0, width - 38)}}")
+    click.echo("mean recall (R@1, 5, 10, both ways), percent")
     click.echo(f"  {'':<{width}}  {'pools':>5}  {'chosen on':>9}  " + "  ".join(f"{name:>6}" for name in splits))
     click.echo(f"  {'':<{width}}  {'used':>5}  {'val':>9}")
     for line in result.lines:
         mark = "→" if line.chosen else " "
-        figures = "  ".join(f"{value:6.1f}" for value in line.recall.values())
+        figures = "  ".join(f"{line.recall[name]:6.1f}" for name in splits)
         used = "yes" if line.uses_pools else "no"
         click.echo(f"{mark} {line.label:<{width}}  {used:>5}  {line.validation:9.1f}  {figures}")
     click.echo(result.reason)

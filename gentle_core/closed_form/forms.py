@@ -48,11 +48,14 @@ GRAPHS = tuple(Propagation(neighbours=k, strength=alpha) for k, alpha in itertoo
 PROFILE_SHARES = (0.15, 0.3, 0.5)
 """Of the label propagation; profiles as they are and their roots are tried."""
 
+BANK_ROWS, GRAPH_ROWS = 2500, 8000
+"""Largest number of unmatched rows of a modality in a bank, and in a graph; drawn from larger pools."""
+
 SHARES, EPSILONS, ROUNDS, MIXINGS = (0.3, 0.5), (0.04, 0.08), 5, (0.0, 0.5)
 """Of OT-EM CCA; a share of 0 is tried with every mixing and ridge."""
 
-CLEAR = 0.6827
-"""Level of the interval by which the gain of a form with pools must exceed 0: about one standard error."""
+CLEAR = 0.3829
+"""Level of the interval by which the gain of a form with pools must exceed 0: about half a standard error."""
 
 
 @attrs.frozen(eq=False)
@@ -144,7 +147,7 @@ def fit_forms(
     Args:
         forms: keys of `LABELS`. Forms that build on CCA fit it, but only what is named is returned.
         hubness: also each of CCA, propagation and OT-EM with a correction, by each bank.
-        seed: of the rows that OT-EM draws from large pools.
+        seed: of the rows that are drawn from large pools.
         tell: told what is being fitted.
 
     Raises:
@@ -166,16 +169,25 @@ def fit_forms(
         bases = [cca] if "cca" in wanted else []
         if "propagation" in wanted:
             tell(LABELS["propagation"])
-            bases.append(_propagation(data, cca, False))
-            bases += [_propagation(data, cca, True)] if data.has_pools else []
+            bases.append(_propagation(data, cca, False, seed))
+            bases += [_propagation(data, cca, True, seed)] if data.has_pools else []
         if "ot-em" in wanted and data.has_pools:
             tell(LABELS["ot-em"])
             bases.append(_ot_em(data, selected, seed))
         for base in bases:
             found.append(base)
             if hubness:
-                found += corrected(data, base)
+                found += corrected(data, base, seed)
     return sorted(found, key=lambda form: [*LABELS].index(form.name))
+
+
+def _drawn(data: Features, rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most so many rows of each pool, each drawn on its own."""
+    found = []
+    for number, pool in enumerate((data.pool_x, data.pool_y)):
+        chosen = np.random.default_rng((seed, number)).permutation(len(pool))[:rows]
+        found.append(pool[torch.from_numpy(np.sort(chosen))])
+    return found[0], found[1]
 
 
 def _val_ranks(data: Features, x: Any, y: Any) -> dict[str, Ranks]:
@@ -204,12 +216,12 @@ def _linear(data: Features, name: str) -> tuple[Fitted, Selected]:
     return _finish(data, form, began), selected
 
 
-def _propagation(data: Features, cca: Fitted, pools: bool) -> Fitted:
+def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
     """Propagation over the graphs of the pairs, or of pairs and pools."""
     began = time.perf_counter()
     pairs = (cca.plain(data.items_x, "x"), cca.plain(data.items_y, "y"))
-    pool = (cca.plain(data.pool_x, "x"), cca.plain(data.pool_y, "y"))
-    pool = pool if pools else (pool[0][:0], pool[1][:0])
+    pool_x, pool_y = _drawn(data, GRAPH_ROWS if pools else 0, seed)
+    pool = (cca.plain(pool_x, "x"), cca.plain(pool_y, "y"))
     val = (cca.plain(data.x_val, "x"), cca.plain(data.y_val, "y"))
     best, chosen = -1.0, None
     for start in GRAPHS:
@@ -270,7 +282,7 @@ def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
     return _finish(data, Fitted("ot-em", LABELS["ot-em"], True, said, fitted), began)
 
 
-def corrected(data: Features, base: Fitted) -> list[Fitted]:
+def corrected(data: Features, base: Fitted, seed: int = 0) -> list[Fitted]:
     """`base` with the hubness correction that validation favours, by each bank; nothing where that is none."""
     found = []
     banks = {"pairs": (data.items_x, data.items_y)} | (
@@ -299,7 +311,7 @@ class Choice:
         form: the chosen one.
         pairs_only: the best that knows the pairs alone, by validation.
         with_pools: the best that uses unmatched rows; None where there is none.
-        gain: its mean recall minus that of `pairs_only` on validation, with an interval of about one standard error.
+        gain: its mean recall minus that of `pairs_only` on validation, with an interval of about half a standard error.
     """
 
     form: Fitted
@@ -317,12 +329,12 @@ class Choice:
             return f"{self.form.label}: with the pools {change} over the best form on the pairs alone"
         return (
             f"{self.form.label}: the best on the pairs alone. The best form with the pools ({self.with_pools.label}) "
-            f"gives {change}, which is not more than chance may do"
+            f"gives {change}, too little to tell it from chance"
         )
 
 
 def choose(forms: Sequence[Fitted], seed: int = 0) -> Choice:
-    """The best form on validation; one that uses pools only where it is better by more than a standard error.
+    """The best form on validation; one that uses pools only where it is better by more than half a standard error.
 
     Forms with pools have more settings to be lucky with, and pools can harm: hence the handicap.
     """

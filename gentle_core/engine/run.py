@@ -14,6 +14,7 @@ import numpy as np
 
 from gentle_core.engine import baselines
 from gentle_core.engine.artifact import save_model
+from gentle_core.engine.check_pools import warn_of_foreign_pools
 from gentle_core.engine.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from gentle_core.engine.closed import embedded
 from gentle_core.engine.hubness import correct_hubness
@@ -110,6 +111,7 @@ def _run(session: Session) -> RunResult:
     session.build()
     session.describe()
     trainer = session.trainer()
+    warn_of_foreign_pools(session)
     session.cache_held_out()
     _restore(session, trainer)
     if trainer.step < trainer.steps:

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gentle_core.losses.clip import clip_loss
     from gentle_core.losses.density import sdd
+    from gentle_core.losses.klot import klot_loss
     from gentle_core.losses.mmd import mk_mmd
+    from gentle_core.losses.neighbours import neighbour_loss
+    from gentle_core.losses.sinkhorn import sinkhorn_divergence
     from gentle_core.losses.ssl import ssl_loss
 
-__all__ = ["clip_loss", "mk_mmd", "sdd", "ssl_loss"]
+__all__ = ["clip_loss", "klot_loss", "mk_mmd", "neighbour_loss", "sdd", "sinkhorn_divergence", "ssl_loss"]
 
-_HOME = {"clip_loss": "clip", "mk_mmd": "mmd", "sdd": "density", "ssl_loss": "ssl"}
+_HOME = {
+    "clip_loss": "clip",
+    "klot_loss": "klot",
+    "mk_mmd": "mmd",
+    "neighbour_loss": "neighbours",
+    "sdd": "density",
+    "sinkhorn_divergence": "sinkhorn",
+    "ssl_loss": "ssl",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -64,6 +64,7 @@ class Gathered:
             seeds=int(finite(facts.get("seeds")) or 1),
             status=str(manifest.get("status", "finished")),
             step=self.step,
+            choice=table(self.run.results.get("choice")),
             pending=not self.baselines and self._asks_for_pairs_only and manifest.get("status") != "finished",
         )
 

@@ -277,10 +277,13 @@ def headline_facts(run: RunData) -> list[tuple[str, str]]:
     """The line under the title: dataset, objective, steps, seed, time."""
     m, recipe = run.manifest, run.resolved
     steps, done = planned_steps(run), last_step(run)
+    form = table(run.results.get("choice")).get("form")  # then nothing was trained
+    shown = count(steps) if steps in (done, None) or done is None else f"{count(done)} of {count(steps)}"
     found = [
         ("dataset", table(recipe.get("dataset")).get("use")),
-        ("objective", table(recipe.get("objective")).get("use")),
-        ("steps", count(steps) if steps in (done, None) or done is None else f"{count(done)} of {count(steps)}"),
+        ("closed form", form),
+        ("objective", None if form else table(recipe.get("objective")).get("use")),
+        ("steps", None if form else shown),
         ("seed", None if m.get("seed") is None else str(m["seed"])),
         ("time", None if m.get("seconds") is None else words.duration(m["seconds"])),
         ("started", str(m.get("started") or "")[:16].replace("T", " ")),

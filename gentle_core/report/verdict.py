@@ -21,6 +21,7 @@ Tone = Literal["good", "even", "bad", "unknown"]
 K = r.CUTOFF
 FIRST = "ten"
 CLIP = "CLIP"
+CCA = "CCA, closed form"
 
 
 @attrs.frozen
@@ -58,6 +59,7 @@ class Evidence:
         status: of the run.
         step: the step of a validation during training, where there are no final results.
         pending: the recipe asks for CLIP on the same pairs, which has not been trained yet.
+        choice: where the run is a choice among closed forms, its `form`, the best form on the `pairs_only`, a `reason`.
     """
 
     metrics: Mapping[str, Any] = attrs.field(factory=dict)
@@ -71,6 +73,7 @@ class Evidence:
     status: str = "finished"
     step: int | None = None
     pending: bool = False
+    choice: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 def verdict(evidence: Evidence) -> Verdict:
@@ -79,7 +82,9 @@ def verdict(evidence: Evidence) -> Verdict:
         return Verdict("No held-out result yet", _nothing(evidence))
     learned = _learned(evidence)
     clip_name, cca_name = find_clip(evidence.baselines), find_cca(evidence.baselines)
-    unpaired = _unpaired(evidence, clip_name)
+    if evidence.choice:
+        cca_name = CCA if CCA in evidence.baselines else None
+    unpaired = _unpaired_forms(evidence) if evidence.choice else _unpaired(evidence, clip_name)
     closed = _closed_form(evidence, cca_name)
     lengths = [_shortcut(s, evidence) for s in shortcuts(evidence.metrics)]
     trust = _trust(evidence)
@@ -87,7 +92,7 @@ def verdict(evidence: Evidence) -> Verdict:
     lead = [_recall_sentence(evidence)]
     if learned.tone == "bad":
         lead.append("That cannot be told from guessing.")
-    if clip_name is not None:
+    if clip_name is not None or evidence.choice:
         lead.append(unpaired.text)
     if cca_name is not None and closed.tone == "bad":
         lead.append(f"{_cca_reached(evidence, cca_name)}, which is better.")
@@ -205,10 +210,26 @@ def _unpaired(e: Evidence, name: str | None) -> Finding:
     return Finding(question, "Not measurably", "even", text)
 
 
+def _unpaired_forms(e: Evidence) -> Finding:
+    """Of a closed form: beside the best that knows the pairs alone."""
+    question = "Does the unpaired data help?"
+    form, control = str(e.choice.get("form")), str(e.choice.get("pairs_only"))
+    if form == control:
+        return Finding(question, "Not taken", "even", f"{e.choice.get('reason')}.")
+    reached = f"{control}, the best on the pairs alone by validation, reaches "
+    reached += percent(r.mean_recall(e.baselines.get(control, {})))
+    d = e.differences.get(control)
+    if d is None:
+        return Finding(question, "Unknown", "unknown", f"{reached}; too few queries to say more.")
+    answer, tone = {1: ("Yes, here", "good"), -1: ("It harms", "bad"), 0: ("Not measurably", "even")}[d.sign]
+    text = f"{reached} ({_interval(d, 'it')})."
+    return Finding(question, answer, tone, text)  # type: ignore[arg-type]
+
+
 def _closed_form(e: Evidence, name: str | None) -> Finding:
     question = "Better than CCA?"
     if name is None:
-        text = "CCA was not fitted beside this run."
+        text = "This run is CCA." if e.choice.get("form") == CCA else "CCA was not fitted beside this run."
         return Finding(question, "Not tested", "unknown", text)
     reached = _cca_reached(e, name)
     d = e.differences.get(name)

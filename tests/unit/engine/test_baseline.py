@@ -52,6 +52,8 @@ def test_it_leaves_a_run_directory_with_every_form(closed):
     assert set(results["comparisons"]) == set(results["baselines"])
     page = result.report.read_text()
     assert "Nothing was trained" in page and "OT-EM CCA" in page
+    assert "<dt>closed form</dt>" in page and "<dt>steps</dt>" not in page
+    assert ("the best on the pairs alone" in page) and "CLIP on the same pairs was not run" not in page
     manifest = json.loads((result.out / "manifest.json").read_text())
     assert manifest["status"] == "finished" and "steps" not in manifest["data"]
     json.dumps(result.as_json())

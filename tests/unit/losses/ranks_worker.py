@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
-from gentle_core.losses import clip_loss, mk_mmd, sdd, ssl_loss
+from gentle_core.losses import clip_loss, klot_loss, mk_mmd, neighbour_loss, sdd, ssl_loss
 from gentle_core.losses.ranks import AcrossRanks, gather_rows
 
 DOUBLE = torch.float64
@@ -55,7 +55,7 @@ def close(a, b, what):
 
 
 def check_terms(rank, world, group):
-    """The four functions and their arguments."""
+    """The functions and their arguments."""
     inputs = global_inputs(world)
     u, v = (unit(inputs[name][0][0]) for name in "ab")
     ids = inputs["a"][1], inputs["b"][1]
@@ -69,6 +69,8 @@ def check_terms(rank, world, group):
         "mmd": lambda x, y, **o: mk_mmd(x, y, beta, **o),
         "mmd cubic": lambda x, y, **o: mk_mmd(x, y, beta, degree=3, **o),
         "sdd": lambda x, y, **o: sdd(s * x, y, **o),
+        "klot": lambda x, y, **o: klot_loss(x, y, x.detach().roll(1, 0), y.detach(), 0.2, steps=300, **o),
+        "neighbours": lambda x, y, **o: neighbour_loss(x, y.detach().roll(1, 0), y, **o),
         "sdd raw": lambda x, y, **o: sdd(s * x, y, 0.8, False, True, **o),
     }
     for name, term in terms.items():
