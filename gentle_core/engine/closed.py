@@ -158,11 +158,26 @@ class ClosedFormModel(AlignedModel):
         Raises:
             DataError: a tower beyond the two that the form aligns.
         """
-        if tower not in self.pair:
+        return self._through(tower, self.source.of_items(tower, items, features))
+
+    def head(self, name: str, features: Tensor) -> Tensor:
+        """The same of encoder features alone, where the tower has no descriptors.
+
+        Raises:
+            DataError: descriptors want the raw items; or a tower beyond the two that the form aligns.
+        """
+        if self.source.descriptors.get(name):
             raise DataError(
-                f"tower {tower!r} is not aligned by {self.form.label}, which knows {' and '.join(self.pair)}"
+                f"{self.form.label} sees descriptors of tower {name!r}, which need its raw items: features alone are "
+                "not enough"
             )
-        z = self.form.embed(self.source.of_items(tower, items, features), "x" if tower == self.pair[0] else "y")
+        return self._through(name, self.source.of_items(name, (), features))
+
+    def _through(self, tower: str, seen: Tensor) -> Tensor:
+        if tower not in self.pair:
+            known = " and ".join(self.pair)
+            raise DataError(f"tower {tower!r} is not aligned by {self.form.label}, which knows {known}")
+        z = self.form.embed(seen, "x" if tower == self.pair[0] else "y")
         return F.normalize(z.float(), dim=-1)
 
 

@@ -71,7 +71,21 @@ def test_the_saved_model_embeds_new_items_as_the_form_did(closed, toy_catalog):
         for tower, modality in model.towers.items():
             items = dataset.load(modality, saved[f"{tower}.items"].tolist())
             np.testing.assert_allclose(model.embed(tower, items).numpy(), saved[f"{tower}.z"], atol=2e-5)
+            features = model.embed(tower, items, space="feature")
+            if tower == "a" and name != "plain":
+                with pytest.raises(DataError, match="descriptors of tower 'a', which need its raw items"):
+                    model.head(tower, features)
+            else:
+                np.testing.assert_allclose(model.head(tower, features).numpy(), saved[f"{tower}.z"], atol=2e-5)
         assert model.embed("a", items[:2], space="feature").shape == (2, 16)
+
+
+def test_the_saved_form_can_teach_a_run(closed, toy_run):
+    """Whatever validation chose, OT-EM included, as the teacher of pseudo-pairs."""
+    teacher = {"use": "core/saved-run", "path": str(closed("taught", forms=("cca", "ot-em")).out)}
+    terms = [{"use": "core/clip"}, {"use": "core/pseudo-pairs"}]
+    run = toy_run("student", {"objective": {"use": "core/sum", "terms": terms}, "pseudo": {"teacher": teacher}})
+    assert run.metrics["test"]["retrieval/mean/recall"] > 0
 
 
 def test_descriptors_and_joint_embeddings_reach_the_forms(closed, toy_run, tmp_path):
