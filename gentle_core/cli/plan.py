@@ -185,7 +185,12 @@ def _rest(recipe: Recipe) -> Iterator[Row]:
         f"AdamW, rate {train.learning_rate:g} ({encoders}), {train.schedule}, "
         f"{train.precision}, seed {train.seed}, device {recipe.engine.device}",
     )
-    beside = {"CLIP on the same pairs": recipe.baseline.pairs_only, "closed-form CCA": recipe.baseline.cca}
+    forms = recipe.baseline.forms if recipe.baseline.cca else ()
+    beside = {
+        "CLIP on the same pairs": recipe.baseline.pairs_only,
+        f"closed forms ({', '.join(forms)})": bool(forms),
+        f"hubness correction ({recipe.evaluate.hubness})": recipe.evaluate.hubness != "none",
+    }
     if any(beside.values()):
         yield "beside", ", ".join(name for name, on in beside.items() if on)
 
