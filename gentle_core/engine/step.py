@@ -24,7 +24,7 @@ from gentle_core.data.loader import Chunk, TowerInputs
 from gentle_core.data.streams import torch_seed
 from gentle_core.engine.backend import Passes
 from gentle_core.engine.ranks import Ranks
-from gentle_core.engine.statistics import batch_statistics_held
+from gentle_core.losses.chunks import batch_statistics_held
 
 Key = tuple[str, int]
 """Tower and view."""

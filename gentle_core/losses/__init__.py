@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gentle_core.losses.chunks import backward_in_chunks
     from gentle_core.losses.clip import clip_loss
     from gentle_core.losses.density import sdd
     from gentle_core.losses.klot import klot_loss
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from gentle_core.losses.sinkhorn import sinkhorn_divergence
     from gentle_core.losses.ssl import ssl_loss
 
-__all__ = ["clip_loss", "klot_loss", "mk_mmd", "neighbour_loss", "sdd", "sinkhorn_divergence", "ssl_loss"]
+__all__ = [
+    "backward_in_chunks", "clip_loss", "klot_loss", "mk_mmd", "neighbour_loss", "sdd", "sinkhorn_divergence",
+    "ssl_loss",
+]  # fmt: skip
 
 _HOME = {
+    "backward_in_chunks": "chunks",
     "clip_loss": "clip",
     "klot_loss": "klot",
     "mk_mmd": "mmd",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gentle_core.losses.distances import Place, centred
 from gentle_core.losses.precision import wide
+from gentle_core.losses.products import exact_product
 
 DENSE_ROWS = 384
 """Up to so many rows `tile="auto"` keeps cells in memory (measured: docs/explanation/objective.md)."""
@@ -179,7 +180,7 @@ class Cells:
         for block in self.blocks.values():
             _run_dense(block, places)
         for moment in self.moments.values():
-            moment[0] = moment[0].T @ moment[0]
+            moment[0] = exact_product(moment[0].T, moment[0].T)
 
 
 def _run_dense(block: Block, places: dict[int, Place]) -> None:
@@ -190,7 +191,7 @@ def _run_dense(block: Block, places: dict[int, Place]) -> None:
             places[id(z)] = Place.of(z)
     place_x, place_y = (places[id(z)] for z in sets)
     c = centred(block.x, block.y, place_x, place_y, any(not kernel.product for kernel in block.kernels))
-    gram = c.x @ c.y.T
+    gram = exact_product(c.x, c.y)
     itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device) if block.y is None else None
     distances = products = None
     for kernel in block.kernels:

@@ -1,13 +1,16 @@
-"""The matrix products that the tiles are made of; without a graph."""
+"""The matrix products that cells are made of."""
 
 from __future__ import annotations
 
 import functools
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from gentle_core.losses.precision import exact
 
 
 @functools.cache
@@ -38,8 +41,29 @@ def _by_onednn(x: Tensor) -> bool:
     return fits and bool(torch.backends.mkldnn.enabled)
 
 
+class _Exact(torch.autograd.Function):
+    """x yᵀ. Autograd's own backward pass would follow whatever autocast or TF32 setting it is called under."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        with exact(x.device):
+            return x @ y.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, y = ctx.saved_tensors
+        by_x = exact_product(gradient, y.T) if ctx.needs_input_grad[0] else None
+        return by_x, exact_product(gradient.T, x.T) if ctx.needs_input_grad[1] else None
+
+
+def exact_product(x: Tensor, y: Tensor) -> Tensor:
+    """x yᵀ with a graph, in the precision of its arguments in the backward pass too; can be differentiated twice."""
+    return _Exact.apply(x, y)
+
+
 def times_transposed(x: Tensor, y: Tensor, scale: float = 1.0, *, out: Tensor) -> Tensor:
-    """scale · x yᵀ, (m, n) from (m, d) and (n, d); it may be in `out`."""
+    """scale · x yᵀ, (m, n) from (m, d) and (n, d), without a graph; it may be in `out`."""
     if _by_onednn(x):
         product = torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
         return product if scale == 1 else product.mul_(scale)
@@ -47,7 +71,7 @@ def times_transposed(x: Tensor, y: Tensor, scale: float = 1.0, *, out: Tensor) -
 
 
 def add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add x y to `total`, (m, n) from (m, d) and (d, n)."""
+    """Add x y to `total`, (m, n) from (m, d) and (d, n), without a graph."""
     if _by_onednn(x):
         total += torch.ops.mkldnn._linear_pointwise(x, y.T, None, "none", [], "")
     else:

@@ -61,6 +61,11 @@ def _distinct(_: Any, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
         raise ValueError(f"must name each at most once, not {list(value)}")
 
 
+def _tile(_: Any, __: attrs.Attribute[Any], value: int | str) -> None:
+    if isinstance(value, int) and value < 0:
+        raise ValueError(f"must be 'auto', a number of rows, or 0 for no tiles, not {value}")
+
+
 def _splits(_: Any, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
     for split in value:
         if split not in _SPLITS or list(value).count(split) > 1:
@@ -231,6 +236,8 @@ class TrainTable:
         accumulate: into how many chunks the encoders' work on a global batch is cut (a multiple of the number of ranks,
             which share them out). The objective still sees the whole batch: embeddings first, then the objective
             once, then the chunks again with the same randomness.
+        tile: how the objective is computed: in tiles of so many rows, with memory linear in the rows of a batch; 0 for
+            whole tables of rows by rows; "auto" for tables where the batch is so small that they are faster.
         precision: "float32", "bfloat16" or "float16" (in the towers; losses stay in float32). With "float16" the loss
             is scaled (`engine.loss_scale`).
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
@@ -257,6 +264,7 @@ class TrainTable:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float = attrs.field(default=1.0, validator=_Least(0))
     accumulate: int = attrs.field(default=1, validator=_Least(1))
+    tile: int | Literal["auto"] = attrs.field(default="auto", validator=_tile)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     adversary_rate: float = attrs.field(default=1e-2, validator=_above_0)
     evaluate_every: int = attrs.field(default=0, validator=_Least(0))

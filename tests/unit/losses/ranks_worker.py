@@ -14,7 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
 from gentle_core.losses import clip_loss, klot_loss, mk_mmd, neighbour_loss, sdd, ssl_loss
+from gentle_core.losses.distances import median_bandwidth, total_variance
 from gentle_core.losses.ranks import AcrossRanks, gather_rows
+from gentle_core.losses.tileforms import Bases
 
 DOUBLE = torch.float64
 SPECS = {f"core/{spec.name}": spec for spec in builtin.gentle_losses()}
@@ -72,6 +74,8 @@ def check_terms(rank, world, group):
         "klot": lambda x, y, **o: klot_loss(x, y, x.detach().roll(1, 0), y.detach(), 0.2, steps=300, **o),
         "neighbours": lambda x, y, **o: neighbour_loss(x, y.detach().roll(1, 0), y, **o),
         "sdd raw": lambda x, y, **o: sdd(s * x, y, 0.8, False, True, **o),
+        "sigma": lambda x, y, **o: total_variance(x) * s,
+        "bandwidth": lambda x, y, **o: median_bandwidth(x, y) * s,  # a constant for the rows
     }
     for name, term in terms.items():
         x, y = u.clone().requires_grad_(), v.clone().requires_grad_()
@@ -143,14 +147,66 @@ def check_module(rank, world, group):
         close(mine.grad, theirs.grad, name)
 
 
+def check_work(rank, world, group):
+    """Communication grows as B·d, and each rank computes its share of the tiles."""
+    sent, tiles = [], []
+    names = ("all_reduce", "all_gather")
+    kept = {name: getattr(dist, name) for name in names}
+
+    def counted(name):
+        def call(*args, **options):
+            tensors = args[0] if isinstance(args[0], list) else args[:1]
+            sent.append(sum(x.numel() for x in tensors))
+            return kept[name](*args, **options)
+
+        return call
+
+    of_tile = Bases.of_tile
+    d, found = 16, {}
+    try:
+        for name in names:
+            setattr(dist, name, counted(name))
+        Bases.of_tile = lambda self, tile, *rest: (tiles.append(tile.at), of_tile(self, tile, *rest))[1]
+        for rows in (64, 256):
+            sent.clear()
+            tiles.clear()
+            generator = torch.Generator().manual_seed(rank)
+            towers = {}
+            for number, name in enumerate("ab"):
+                z, views = unit(torch.randn(2 * rows, d, generator=generator)).requires_grad_().split(rows)
+                ids = torch.arange(rows) + rows * rank + 10_000 * number * (rank == 0)  # rank 0 has no matched rows
+                towers[name] = Rows(z, ids, views=views)
+            loss = AcrossRanks(make("core/gentle", {}), group)
+            loss(AlignBatch(towers), LossContext(tile=16)).loss.backward()
+            found[rows] = sum(sent)
+            counts = [torch.zeros(1) for _ in range(world)]
+            kept["all_gather"](counts, torch.tensor([float(len(tiles))]), group=group)
+            shares = [int(count) for count in counts]
+            assert max(shares) - min(shares) < 0.05 * sum(shares), shares
+            # To and fro four sets with themselves and three with another; SDD's floor needs no gradient
+            across = rows * world // 16
+            itself = across * (across + 1) // 2
+            assert sum(shares) == 2 * (4 * itself + 3 * across**2) + 2 * itself + across**2, shares
+    finally:
+        Bases.of_tile = of_tile
+        for name in names:
+            setattr(dist, name, kept[name])
+    # Two towers with two views each, to and fro; and sums for each row
+    assert found[256] <= 256 * world * 4 * (2 * d + 16), found
+    assert found[256] <= 4.2 * found[64], found
+
+
 def main(rank: int, world: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
-    for size in (1, 2, 4):
+    for size in range(1, world + 1):
+        if world % size:
+            continue
         group = dist.new_group(list(range(size)))
         if rank < size:
             check_terms(rank, size, group)
             check_module(rank, size, group)
+            check_work(rank, size, group)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -215,28 +215,30 @@ def plain_terms(u, v):
         p = (-d / x.var(0).sum()).logsumexp(1).log_softmax(0)
         q = (-across / y.var(0).sum()).logsumexp(1).log_softmax(0)
         gammas.append((p.exp() * (p - q)).sum())
-    logits = u @ v.T / 0.07
-    target = torch.arange(m)
-    clip = sum(torch.nn.functional.cross_entropy(x, target) for x in (logits, logits.T)) / 2
+    target, clip = torch.arange(m), {}
+    for name, scale in (("clip", 1 / 0.07), ("sharp", 100.0)):
+        logits = u @ v.T * scale
+        clip[name] = sum(torch.nn.functional.cross_entropy(x, target) for x in (logits, logits.T)) / 2
     both = torch.cat([u, v])
     logits = (both @ both.T / 0.05).fill_diagonal_(-torch.inf)
     ssl = torch.nn.functional.cross_entropy(logits, torch.cat([target + m, target]))
-    return {"clip": clip, "ssl": ssl, "mmd": mmd, "sdd": sum(gammas) / 2}
+    return {**clip, "ssl": ssl, "mmd": mmd, "sdd": sum(gammas) / 2}
 
 
 OURS = {
     "clip": lambda u, v, tile: clip_loss(u, v, 1 / 0.07, tile=tile),
+    "sharp": lambda u, v, tile: clip_loss(u, v, 100.0, tile=tile),  # too steep for one exponential to serve both ways
     "ssl": lambda u, v, tile: ssl_loss(u, v, tile=tile),
     "mmd": lambda u, v, tile: mk_mmd(u, v, tile=tile),
     "sdd": lambda u, v, tile: sdd(u, v, tile=tile),
 }
 
 
-def hard_sets(unit, kind, seed):
-    """96 rows a side, float32."""
-    u, v = unit(96, 16, 2 * seed, centre=0.3), unit(96, 16, 2 * seed + 1)
+def hard_sets(unit, kind, seed, rows=96):
+    """So many rows a side, float32."""
+    u, v = unit(rows, 16, 2 * seed, centre=0.3), unit(rows, 16, 2 * seed + 1)
     if kind == "near duplicates":
-        u[48:] = u[:48] + 1e-6 * v[:48]
+        u[rows // 2 :] = u[: rows - rows // 2] + 1e-6 * v[: rows - rows // 2]
     elif kind == "tight cones":
         u, v = u[:1] + 1e-4 * u, v[:1] + 1e-4 * v
     elif kind == "one cluster":
@@ -259,7 +261,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(unit, kind, tile):
         return value.detach().double(), torch.cat(torch.autograd.grad(value, (x, y))).double()
 
     draws = [hard_sets(unit, kind, seed) for seed in range(6)]
-    for name in ("sdd", "mmd") if kind in ("1e-6", "1e4") else ("clip", "ssl", "mmd", "sdd"):
+    for name in ("sdd", "mmd") if kind in ("1e-6", "1e4") else OURS:
         squares = torch.zeros(2, 3, dtype=DOUBLE)  # value and gradient; our error, plain torch's, size
         for u, v in draws:
             true = value_and_gradient(partial(OURS[name], tile=0), u, v, DOUBLE)
@@ -272,12 +274,40 @@ def test_error_is_at_most_twice_that_of_plain_torch(unit, kind, tile):
             assert error <= max(2 * of_plain, 2 * torch.finfo(torch.float32).eps * size), name
 
 
-@pytest.mark.parametrize("rows", [2, 3, 65, 1500])
-def test_finite_from_two_rows_on(unit, rows):
-    u, v = unit(rows, 8, 1, torch.float32).requires_grad_(), unit(rows, 8, 2, torch.float32).requires_grad_()
-    loss = sum(term(u, v, "auto") for term in OURS.values())
+@pytest.mark.parametrize("kind", ["plain", "near duplicates", "tight cones", "one cluster", "1e-6", "1e4", "aligned"])
+@pytest.mark.parametrize("rows", [2, 3, 65, 500])
+@pytest.mark.parametrize("tile", [0, 48])
+def test_finite_whatever_the_rows(unit, rows, kind, tile):
+    u, v = (x.requires_grad_() for x in hard_sets(unit, kind, 1, rows))
+    loss = sum(term(u, v, tile) for term in OURS.values())
     loss.backward()
     assert loss.isfinite() and u.grad.isfinite().all() and v.grad.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rows", [8192, 65536])
+def test_finite_for_many_rows(unit, rows):
+    u, v = (unit(rows, 8, seed, torch.float32).requires_grad_() for seed in (1, 2))
+    loss = sum(OURS[name](u, v, "auto") for name in ("clip", "ssl", "mmd", "sdd"))
+    loss.backward()
+    assert loss.isfinite() and u.grad.isfinite().all() and v.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("tile", [0, 16])
+def test_autocast_reaches_neither_pass(unit, name, tile):
+    """The same bits with and without; embeddings that come in half precision are lifted first."""
+    u, v = unit(40, 8, 1).half(), unit(40, 8, 2).half()
+    found = []
+    for lifted in (True, False):
+        x, y = ((z.float() if lifted else z.clone()).requires_grad_() for z in (u, v))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not lifted):
+            value = OURS[name](x, y, tile)
+            gradient = torch.autograd.grad(value, x)[0]
+        assert value.dtype == torch.float32
+        found.append((value, gradient.half()))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_a_lower_matmul_precision_does_not_reach_the_distances(unit):
