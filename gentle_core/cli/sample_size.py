@@ -11,7 +11,11 @@ from gentle_core.cli.common import verbose_option
 from gentle_core.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
+
+    from gentle_core.losses.sample_size import SamplePoint
 
 
 @click.command("sample-size")
@@ -19,8 +23,9 @@ if TYPE_CHECKING:
 @click.option("--split", default="val", show_default=True, help="Which split, if DATA is a run directory.")
 @click.option("--percent", default=1.0, show_default=True, help="The difference that is small enough.")
 @click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves: .svg, .png or .pdf.")
 @verbose_option
-def sample_size(data: Path, split: str, percent: float, seed: int) -> None:
+def sample_size(data: Path, split: str, percent: float, seed: int, plot: Path | None) -> None:
     """How many rows a batch needs to stand for the embeddings in DATA.
 
     DATA is a run directory, an .npz file with arrays named TOWER.z (such as a run's embeddings/val.npz), or an .npy
@@ -28,16 +33,26 @@ def sample_size(data: Path, split: str, percent: float, seed: int) -> None:
     (Eq. 10 of the Gentle-CLIP paper), in % of what batches of two rows give. The SDD column is what that loss reads
     between two such batches, which differ by nothing but chance.
     """
-    for name, rows in embeddings(data, split).items():
-        show(name, rows, percent, seed)
+    if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
+        raise click.BadParameter(f"{plot}: the name must end in .svg, .png or .pdf", param_hint="--plot")
+    if plot is not None and not plot.parent.is_dir():
+        raise click.BadParameter(f"{plot}: there is no directory {plot.parent}", param_hint="--plot")
+    curves = {name: show(name, rows, percent, seed) for name, rows in embeddings(data, split).items()}
+    if plot is not None:
+        draw(curves, percent, plot)
+        click.echo(f"Drawn in {plot}")
 
 
-def show(name: str, rows: np.ndarray, percent: float, seed: int) -> None:
-    """The curve of one set, and the size to take."""
+def show(name: str, rows: np.ndarray, percent: float, seed: int) -> list[SamplePoint]:
+    """Print the curve of one set and the size to take; return the curve."""
+    import numpy as np
+
     from gentle_core.losses.sample_size import enough, sample_size_curve
 
-    if rows.ndim != 2 or len(rows) < 4:
-        raise DataError(f"{name}: {rows.shape} is no table of embeddings with at least four rows")
+    if rows.ndim != 2 or len(rows) < 4 or rows.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {rows.dtype} {rows.shape} is no table of embeddings with at least four rows")
+    if unfit := int((~np.isfinite(rows).all(1)).sum()):
+        raise DataError(f"{name}: {unfit} of {len(rows)} rows hold values that are not finite; leave them out")
     curve = sample_size_curve(rows, seed=seed)
     click.echo(f"{name}: {len(rows)} rows of {rows.shape[1]} numbers")
     click.echo(f"{'rows':>8} {'difference':>12} {'SDD':>10} {'draws':>7}")
@@ -48,6 +63,30 @@ def show(name: str, rows: np.ndarray, percent: float, seed: int) -> None:
         click.echo(f"No size up to {curve[-1].size} brings the difference to {percent:g} %; more rows may.")
     else:
         click.echo(f"From {size} rows on the difference is at most {percent:g} %.")
+    return curve
+
+
+def draw(curves: Mapping[str, list[SamplePoint]], percent: float, path: Path) -> None:
+    """The difference by size, one line a set, and what is small enough."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in curves.items():
+        axes.plot([p.size for p in curve], [p.percent for p in curve], "o-", markersize=4, label=name)
+    axes.axhline(percent, color="grey", linestyle=":", label=f"{percent:g} %")
+    sizes = sorted({point.size for curve in curves.values() for point in curve})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, labels=[str(size) for size in sizes])
+    axes.set_xlabel("rows of a batch")
+    axes.set_ylabel("difference of two batches, % of that at two rows")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
 
 
 def embeddings(data: Path, split: str) -> dict[str, np.ndarray]:

@@ -81,6 +81,9 @@ def test_command(tmp_path, unit):
     result = CliRunner().invoke(sample_size, [str(tmp_path / "run"), "--percent", "5"], catch_exceptions=False)
     assert "a: 300 rows of 8 numbers" in result.output and "b: 40 rows" in result.output
     assert "From " in result.output
+    plot = tmp_path / "curve.svg"
+    result = CliRunner().invoke(sample_size, [str(tmp_path / "run"), "--plot", str(plot)], catch_exceptions=False)
+    assert str(plot) in result.output and "<svg" in plot.read_text()
     np.save(tmp_path / "rows.npy", arrays["a.z"])
     result = CliRunner().invoke(sample_size, [str(tmp_path / "rows.npy"), "--percent", "1e-9"])
     assert "No size up to 128" in result.output
@@ -88,11 +91,19 @@ def test_command(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("name", "message"), [("none.npy", "no such file"), ("text.npz", "cannot be read"), ("empty.npz", "no embeddings"),
-                          ("flat.npy", "no table")]
+                          ("flat.npy", "no table"), ("words.npy", "no table"), ("holes.npy", "2 of 9 rows")]
 )  # fmt: skip
 def test_command_errors(tmp_path, name, message):
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "empty.npz", x=np.zeros(3))
     np.save(tmp_path / "flat.npy", np.zeros(9))
+    np.save(tmp_path / "words.npy", np.full((9, 2), "x"))
+    np.save(tmp_path / "holes.npy", np.where(np.arange(18).reshape(9, 2) < 3, np.nan, 1.0))
     with pytest.raises(DataError, match=message):
         CliRunner().invoke(sample_size, [str(tmp_path / name)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("name", "message"), [("curve.txt", "must end in"), ("nowhere/curve.svg", "no directory")])
+def test_a_plot_that_cannot_be_is_said_before_any_work(tmp_path, name, message):
+    result = CliRunner().invoke(sample_size, [str(tmp_path / "none.npy"), "--plot", str(tmp_path / name)])
+    assert result.exit_code == 2 and message in result.output
