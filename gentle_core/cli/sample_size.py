@@ -11,8 +11,6 @@ from gentle_core.cli.common import verbose_option
 from gentle_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
 
     from gentle_core.losses.sample_size import SamplePoint
@@ -39,6 +37,8 @@ def sample_size(data: Path, split: str, percent: float, seed: int, plot: Path | 
         raise click.BadParameter(f"{plot}: there is no directory {plot.parent}", param_hint="--plot")
     curves = {name: show(name, rows, percent, seed) for name, rows in embeddings(data, split).items()}
     if plot is not None:
+        from gentle_core.report.samplesize import draw
+
         draw(curves, percent, plot)
         click.echo(f"Drawn in {plot}")
 
@@ -64,29 +64,6 @@ def show(name: str, rows: np.ndarray, percent: float, seed: int) -> list[SampleP
     else:
         click.echo(f"From {size} rows on the difference is at most {percent:g} %.")
     return curve
-
-
-def draw(curves: Mapping[str, list[SamplePoint]], percent: float, path: Path) -> None:
-    """The difference by size, one line a set, and what is small enough."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for name, curve in curves.items():
-        axes.plot([p.size for p in curve], [p.percent for p in curve], "o-", markersize=4, label=name)
-    axes.axhline(percent, color="grey", linestyle=":", label=f"{percent:g} %")
-    sizes = sorted({point.size for curve in curves.values() for point in curve})
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(sizes, labels=[str(size) for size in sizes])
-    axes.set_xlabel("rows of a batch")
-    axes.set_ylabel("difference of two batches, % of that at two rows")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend(frameon=False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from error
 
 
 def embeddings(data: Path, split: str) -> dict[str, np.ndarray]:

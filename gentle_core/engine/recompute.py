@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gentle_core.engine.statistics import batch_statistics_held
+from gentle_core.losses.chunks import batch_statistics_held
 
 
 def checkpoint_activations(encoder: nn.Module) -> int:

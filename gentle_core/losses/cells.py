@@ -20,7 +20,7 @@ from gentle_core.losses.distances import Place, centred
 from gentle_core.losses.precision import wide
 from gentle_core.losses.products import exact_product
 
-DENSE_ROWS = 384
+DENSE_ROWS = 128
 """Up to so many rows `tile="auto"` keeps cells in memory (measured: docs/explanation/objective.md)."""
 TILE_ROWS = 512
 """The tile of `tile="auto"` beyond that."""

@@ -237,7 +237,7 @@ class TrainTable:
             which share them out). The objective still sees the whole batch: embeddings first, then the objective
             once, then the chunks again with the same randomness.
         tile: how the objective is computed: in tiles of so many rows, with memory linear in the rows of a batch; 0 for
-            whole tables of rows by rows; "auto" for tables where the batch is so small that they are faster.
+            whole tables of rows by rows; "auto" for tables only where a batch is so small that tiles gain nothing.
         precision: "float32", "bfloat16" or "float16" (in the towers; losses stay in float32). With "float16" the loss
             is scaled (`engine.loss_scale`).
         adversary_rate: learning rate of parameters that ascend (MK-MMD's kernel weights).
