@@ -7,6 +7,7 @@ from torch import nn
 from gentle_core.engine.ranks import Ranks
 from gentle_core.losses.chunks import BATCH_NORMS
 
+
 def average_statistics(model: nn.Module, ranks: Ranks) -> None:
     """Replace the running statistics of batch normalisation by their mean over ranks, each of which has followed its
     own chunks. A running mean is linear in what it has seen, so this is as if each step had averaged."""
