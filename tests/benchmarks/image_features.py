@@ -148,7 +148,7 @@ def main() -> None:
             cpu, wall = (found[f"{what}, plain"][i] / found[f"{what}, ours"][i] for i in (0, 1))
             print(f"  {what}: plain / ours: CPU {cpu:.2f}, wall {wall:.2f}")
         difference = (plain.features() - ours()).abs().max() / ours().abs().max()
-        print(f"  largest difference of a feature, relative to the largest: {difference:.1e} (JPEG at a fraction)")
+        print(f"  largest difference of a feature, relative to the largest: {difference:.1e}")
         head_only(root, folder)
 
 

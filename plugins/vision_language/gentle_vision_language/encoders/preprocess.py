@@ -20,6 +20,13 @@ from gentle_core.api import DataError, WeightsError
 from gentle_vision_language.decode import BadImage, open_image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALF = (0.5, 0.5, 0.5)
+_USUAL = {
+    "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "ViT": (_HALF, _HALF), "DeiT": (IMAGENET_MEAN, IMAGENET_STD), "Siglip": (_HALF, _HALF), "Beit": (_HALF, _HALF),
+}  # fmt: skip
+"""Mean and deviation that a processor of this kind takes where its settings leave them out."""
+
 VERSION = 1
 """Part of the encoders' fingerprints: changes where the pixels do."""
 
@@ -132,7 +139,8 @@ def from_settings(settings: Mapping[str, Any], resolution: int = 0) -> Preproces
             shortest, exact, cut = 0, (shortest, shortest), None
     if shortest and cut is None:
         cut = (shortest, shortest)  # images of one batch must have one size
-    mean, std = settings.get("image_mean", IMAGENET_MEAN), settings.get("image_std", IMAGENET_STD)
+    usual = next((values for start, values in _USUAL.items() if kind.startswith(start)), (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = settings.get("image_mean") or usual[0], settings.get("image_std") or usual[1]
     if not settings.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0

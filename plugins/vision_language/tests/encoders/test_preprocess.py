@@ -56,6 +56,17 @@ def test_same_pixels_as_transformers(name, shape, picture):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["CLIPImageProcessorPil", "ViTImageProcessorPil", "SiglipImageProcessorPil"])
+def test_settings_that_leave_out_mean_and_deviation(name, picture):
+    processor = reference(name)(**PROCESSORS[name])
+    settings = json.loads(processor.to_json_string())
+    for key in ("image_mean", "image_std"):
+        settings.pop(key)
+    encoder = Pixels(from_settings(settings))
+    expected = processor(picture(1), return_tensors="pt")["pixel_values"]
+    assert torch.allclose(encoder(encoder.collate([np.asarray(picture(1))])), expected, atol=1e-5)
+
+
 def test_jpeg_at_a_fraction_of_its_size_is_close(picture, tmp_path):
     image = picture(2, 640, 480)
     image.save(tmp_path / "a.jpg", quality=95)
