@@ -23,7 +23,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
 _USUAL = {
     "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "ViT": (_HALF, _HALF), "DeiT": (IMAGENET_MEAN, IMAGENET_STD), "Siglip": (_HALF, _HALF), "Beit": (_HALF, _HALF),
+    "ViT": (_HALF, _HALF), "DeiT": (_HALF, _HALF), "Siglip": (_HALF, _HALF), "Beit": (_HALF, _HALF),
+    "ConvNext": (_HALF, _HALF),
 }  # fmt: skip
 """Mean and deviation that a processor of this kind takes where its settings leave them out."""
 

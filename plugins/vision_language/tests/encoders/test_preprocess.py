@@ -56,7 +56,7 @@ def test_same_pixels_as_transformers(name, shape, picture):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["CLIPImageProcessorPil", "ViTImageProcessorPil", "SiglipImageProcessorPil"])
+@pytest.mark.parametrize("name", [name for name in PROCESSORS if not name.startswith("Bit")])
 def test_settings_that_leave_out_mean_and_deviation(name, picture):
     processor = reference(name)(**PROCESSORS[name])
     settings = json.loads(processor.to_json_string())
