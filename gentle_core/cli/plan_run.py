@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gentle_core.engine.budget import Need, Setting
     from gentle_core.engine.foresee import Foreseen
 
-RESERVE = 1.15
+RESERVE = 1.25
 """What is held back for what the plan does not see (docs/explanation/scale.md compares it with real runs)."""
 
 GIB = 2**30
