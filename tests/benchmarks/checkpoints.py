@@ -1,7 +1,7 @@
 """Time of a checkpoint against writing the same bytes.
 
-Both flush to the disk; they take turns, and the ratio is the median over rounds. A checkpoint also hashes what it
-writes (on a second thread, where there is a second core) and writes manifest and state.
+Both flush to the disk; they take turns, and the ratio is the median over rounds. Processor time is given beside. A
+checkpoint also hashes what it writes (on a second thread, where there is a second core) and writes manifest and state.
 
     python tests/benchmarks/checkpoints.py [--folder DIR] [--mib 64 256 1024] [--rounds 5]
 """
@@ -28,15 +28,15 @@ def state(mib: int) -> dict[str, dict[str, torch.Tensor]]:
     return {"model": part(""), "optimizer": part("exp_avg") | part("exp_avg_sq")}
 
 
-def plain(folder: Path, blocks: list[bytes]) -> float:
-    began = time.perf_counter()
+def plain(folder: Path, blocks: list[bytes]) -> tuple[float, float]:
+    began, used = time.perf_counter(), time.process_time()
     folder.mkdir()
     for number, block in enumerate(blocks):
         with open(folder / str(number), "wb") as file:
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - used
 
 
 def main() -> None:
@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--mib", type=int, nargs="+", default=[12, 96, 384])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    print("| MiB | bytes alone, s | checkpoint, s | ratio | reading it back, s |\n|---:|---:|---:|---:|---:|")
+    print("| MiB | bytes alone, s | checkpoint, s | ratio | processor: bytes | checkpoint | reading it back, s |")
+    print("|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for mib in args.mib:
         tensors, times = state(mib), []
         size = sum(t.numel() * 4 for part in tensors.values() for t in part.values())
@@ -53,18 +54,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             folder = Path(name)
             for number in range(args.rounds + 1):  # the first warms up
-                bare = plain(folder / "plain", blocks)
-                began = time.perf_counter()
+                bare, bare_used = plain(folder / "plain", blocks)
+                began, used = time.perf_counter(), time.process_time()
                 path = save_checkpoint(folder / "checkpoints", number, tensors, {})
-                saved = time.perf_counter() - began
+                saved, saved_used = time.perf_counter() - began, time.process_time() - used
                 began = time.perf_counter()
                 load_checkpoint(path)
-                times.append((bare, saved, time.perf_counter() - began))
+                times.append((bare, saved, time.perf_counter() - began, bare_used, saved_used))
                 shutil.rmtree(folder / "plain")
                 shutil.rmtree(path)
-        bare, saved, read = (statistics.median(column) for column in zip(*times[1:], strict=True))
-        ratio = statistics.median(s / b for b, s, _ in times[1:])
-        print(f"| {size / 2**20:.0f} | {bare:.3f} | {saved:.3f} | {ratio:.2f} | {read:.3f} |", flush=True)
+        medians = [statistics.median(column) for column in zip(*times[1:], strict=True)]
+        ratio = statistics.median(s / b for b, s, *_ in times[1:])
+        bare, saved, read, bare_used, saved_used = (f"{value:.3f}" for value in medians)
+        print(
+            f"| {size / 2**20:.0f} | {bare} | {saved} | {ratio:.2f} | {bare_used} | {saved_used} | {read} |", flush=True
+        )
 
 
 if __name__ == "__main__":
