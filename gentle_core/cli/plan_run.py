@@ -56,7 +56,12 @@ def plan(recipe: str, gpus: int, gpu_memory: float, sets: tuple[str, ...], find_
 
     found = foresee(resolved)
     setting = Setting(ranks=gpus, chunks=resolved.recipe.train.accumulate, views=found.views)
-    settings = [attrs.evolve(setting, stage=stage) for stage in STAGES]
+    half = resolved.recipe.train.precision != "float32"  # at stage 0 by autocast: the weights stay whole
+    away = resolved.recipe.engine.offload != "none"
+    settings = [
+        attrs.evolve(setting, stage=stage, weight=2 if half and stage else 4, offload=away and stage > 0)
+        for stage in STAGES
+    ]
     needs = [memory(found.towers, found.objective, one) for one in settings]
     sent = [traffic(found.towers, one) for one in settings]
     for line in (*_about(found, setting), "", *_table(needs)):
@@ -70,6 +75,10 @@ def plan(recipe: str, gpus: int, gpu_memory: float, sets: tuple[str, ...], find_
         click.echo(f"fits {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve: ZeRO {', '.join(map(str, fits))}")
     else:
         click.echo(f"does not fit {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve")
+    engine = resolved.recipe.engine
+    own = engine.zero_stage if engine.use == "deepspeed" else 0
+    name = f"DeepSpeed, ZeRO {own}" if engine.use == "deepspeed" else "local, which holds what ZeRO 0 holds"
+    click.echo(f"the recipe's engine ({name}): {_bytes(needs[own].peak)}, {'fits' if own in fits else 'too much'}")
     if len(fits) < len(STAGES):
         limit = gpu_memory * GIB / RESERVE
         for stage in (s for s in STAGES if s not in fits):

@@ -149,6 +149,10 @@ def test_the_command(capsys, tmp_path, monkeypatch):
         assert word in said, said
     assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpu-memory", "1e-5"]) == 0
     assert re.search(r"does not fit 1e-05 GiB", capsys.readouterr().out)
+    assert "the recipe's engine (local, which holds what ZeRO 0 holds)" in said
+    half = ["--set", "engine.use=deepspeed", "--set", "engine.zero_stage=2", "--set", "train.precision=bfloat16"]
+    assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpus", "4", *half]) == 0
+    assert re.search(r"the recipe's engine \(DeepSpeed, ZeRO 2\): .*iB, fits", capsys.readouterr().out)
     assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpus", "0"]) == 2
     assert invoke(["plan", "none.toml"]) == 2
     assert not list(tmp_path.glob("runs*")), "nothing is written"

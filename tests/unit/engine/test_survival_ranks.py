@@ -186,3 +186,42 @@ def test_four_ranks_resume_to_the_same_bits_and_from_four_to_two(tmp_path):
     assert digest(Ranks(tmp_path, "again", 4, "--resume", "auto").succeed()) == digest(straight)
     copy_of(parts, tmp_path, "four-to-two", 2)
     nearly_the_same(Ranks(tmp_path, "four-to-two", 2, "--resume", "auto").succeed(), straight)
+
+
+def deepspeed(stage, precision="float32"):
+    return ("--set", "engine.use=deepspeed", "--set", f"engine.zero_stage={stage}",
+            "--set", f"train.precision={precision}", "--set", "engine.device=cpu")  # fmt: skip
+
+
+def check_deepspeed(folder, catalog, stage, other, precision="float32"):
+    """N = k + (N − k) at a stage; then on from there at another stage, and on the local back end."""
+    pytest.importorskip("deepspeed")
+    options = deepspeed(stage, precision)
+    straight = Ranks(folder, "straight", 2, *options).succeed()
+    parts = Ranks(folder, "parts", 2, "--set", "train.checkpoint_every=2", *options).succeed()
+    assert digest(parts) == digest(straight), "a checkpoint changes nothing"
+    copy_of(parts, folder, "again", 4)
+    assert digest(Ranks(folder, "again", 2, "--resume", "auto", *options).succeed()) == digest(straight)
+    if precision == "float32":
+        nearly_the_same(alone(folder, catalog, "local", {"train.checkpoint_every": 2}), straight)
+        copy_of(parts, folder, "to-local", 2)
+        nearly_the_same(alone(folder, catalog, "to-local", {}, "auto"), straight)
+        copy_of(folder / "local", folder, "other", 2)
+        nearly_the_same(Ranks(folder, "other", 2, "--resume", "auto", *deepspeed(other)).succeed(), straight)
+
+
+@pytest.mark.timeout(500)
+def test_deepspeed_resumes_to_the_same_bits_and_from_and_to_the_local_back_end(tmp_path, toy_catalog, monkeypatch):
+    monkeypatch.setenv("GENTLE_CACHE", str(tmp_path / "cache"))
+    check_deepspeed(tmp_path, toy_catalog, 2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("stage", "other", "precision"),
+    [(0, 1, "float32"), (1, 2, "float32"), (3, 0, "float32"), (1, 1, "bfloat16"), (3, 3, "bfloat16")],
+)
+def test_every_zero_stage_resumes_to_the_same_bits(tmp_path, toy_catalog, monkeypatch, stage, other, precision):
+    monkeypatch.setenv("GENTLE_CACHE", str(tmp_path / "cache"))
+    check_deepspeed(tmp_path, toy_catalog, stage, other, precision)
