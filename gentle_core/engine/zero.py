@@ -25,7 +25,6 @@ from gentle_core.engine.backend import Taken, clip_gradients
 from gentle_core.engine.optim import LossOptimizer, load_named_state, named_state, rate_factor, set_rates, tower_groups
 from gentle_core.engine.ranks import Ranks
 from gentle_core.engine.scaling import LossScale
-from gentle_core.engine.statistics import average_statistics
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import ComponentError, GentleError
 from gentle_core.recipe.deepspeed import deepspeed_config, loop_bounds_steps, merged
@@ -172,7 +171,6 @@ class DeepSpeedBackend:
     def collect(self) -> AlignedModel:
         if self._engine is None:
             return self.whole
-        average_statistics(self.model, self.ranks)
         whole = dict(self.whole.named_parameters())
         for name, parameter in self.parameters.items():
             whole[name].copy_(self._full(parameter))
