@@ -197,6 +197,8 @@ def check_deepspeed(folder, catalog, stage, other, precision="float32"):
     """N = k + (N − k) at a stage; then on from there at another stage, and on the local back end."""
     pytest.importorskip("deepspeed")
     options = deepspeed(stage, precision)
+    if precision != "float32":  # torch's batch normalisation on CPUs has no such mixture of types
+        options = (*options, "--set", "towers.a.encoder.norm=false")
     straight = Ranks(folder, "straight", 2, *options).succeed()
     parts = Ranks(folder, "parts", 2, "--set", "train.checkpoint_every=2", *options).succeed()
     assert digest(parts) == digest(straight), "a checkpoint changes nothing"
