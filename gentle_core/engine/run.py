@@ -179,7 +179,7 @@ def _restore(session: Session, trainer: Trainer) -> None:
     if checkpoint is not None:
         trainer.restore(checkpoint)
         session.display.say(f"resumed from {checkpoint.path}")
-    run.truncate_metrics(trainer.step)
+    run.truncate_metrics(trainer.step if checkpoint is not None else -1)
 
 
 def save_embeddings(session: Session, folder: Path, name: str, embedded: Embedded) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -183,6 +184,17 @@ NAN_LOSS = NAN | {"towers.a.head.standardize": False}
 
 def not_finite(run) -> list[dict]:
     return [json.loads(line) for line in (run / "nonfinite.jsonl").read_text().splitlines()]
+
+
+def test_a_resume_without_a_checkpoint_begins_the_metrics_anew(toy_run):
+    """What was measured before the first step is measured again, and must not be there twice."""
+    options = {"train.select": "retrieval/mean/R@5", "train.evaluate_every": 4}
+    run = toy_run("one", options)
+    before = [(x["step"], x["split"]) for split in ("train", "val") for x in lines(run, split)]
+    shutil.rmtree(run.out / "checkpoints")
+    again = toy_run("one", options, resume="auto")
+    assert [(x["step"], x["split"]) for split in ("train", "val") for x in lines(again, split)] == before
+    assert before.count((0, "val")) == 1
 
 
 def test_a_loss_that_is_not_finite_takes_no_step(toy_run, tmp_path):
