@@ -72,6 +72,9 @@ VARIANTS = (
 ENDS = {"killed", "finished", 6, 7, 75}
 """How a run may end. Anything else is a defect, whatever a resume makes of it."""
 
+MEASURED = ("rows_per_second", "data_wait", "communication", "memory_gib", "tflops", "flop_share")
+"""Figures of a step that no two runs share."""
+
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
@@ -159,7 +162,7 @@ class Trial:
             found.update(file.name.encode() + file.read_bytes())
         for line in (self.out / "metrics.jsonl").read_text().splitlines():
             record = json.loads(line)
-            kept = {k: v for k, v in record.items() if k not in ("rows_per_second", "data_wait", "communication")}
+            kept = {k: v for k, v in record.items() if k not in MEASURED}
             found.update(json.dumps(kept, sort_keys=True).encode())
         return found.hexdigest()
 
