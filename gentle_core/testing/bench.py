@@ -1,8 +1,8 @@
 """Where a plugin's components are tried: how they are built, and where their inputs come from.
 
 Options of a component: `configs` of the test, else its spec's `example`, else its defaults.
-Raw items of a modality: `samples` of the test, else its spec's `samples`, else a dataset of the same plugin that
-yields it, else any installed one.
+Raw items of a modality: `samples` of the test, else the plugin's own (its modality spec's `samples`, then its
+datasets), else those of any other plugin: several may share a modality.
 """
 
 from __future__ import annotations
@@ -221,11 +221,13 @@ class Bench:
         if modality in self.samples:
             given = self.samples[modality]
             return _spread(given() if callable(given) else given)
-        for entry in self.catalog.entries("modality"):
-            if entry.spec.samples and self.catalog.reads(modality, entry.name):
-                return _spread(imported(entry.spec.samples)())
-        tried = []
-        for entry in sorted(self.catalog.entries("dataset"), key=lambda e: (e.owner != self.owner, e.full_name)):
+        tried: list[str] = []
+        sources = [*self.catalog.entries("modality"), *self.catalog.entries("dataset")]
+        for entry in sorted(sources, key=lambda e: e.owner != self.owner):  # its own first, modalities before datasets
+            if entry.kind == "modality":
+                if entry.spec.samples and self.catalog.reads(modality, entry.name):
+                    return _spread(imported(entry.spec.samples)())
+                continue
             for yielded in entry.spec.modalities:
                 if not self.catalog.reads(modality, yielded):
                     continue
