@@ -118,11 +118,16 @@ class Workers:
 
 def one_run(resolved: Resolved, folder: Path, job: Job, keep: str) -> Outcome:
     """One run, resumed where it was broken off."""
+    from gentle_core.engine.baseline import run_baselines
     from gentle_core.engine.progress import Display
     from gentle_core.engine.run import run_recipe
 
     try:
-        run_recipe(resolved, folder, "auto", Display(quiet=True), report=keep == "all")
+        if job.closed_form:
+            shutil.rmtree(folder, ignore_errors=True)  # a fit takes seconds: one that was broken off begins anew
+            run_baselines(resolved, folder, Display(quiet=True), forms=job.closed_form)
+        else:
+            run_recipe(resolved, folder, "auto", Display(quiet=True), report=keep == "all")
     except Interrupted:
         raise
     except GentleError as error:

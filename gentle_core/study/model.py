@@ -11,6 +11,7 @@ import attrs
 
 from gentle_core.errors import RecipeError
 from gentle_core.recipe.draft import Findings
+from gentle_core.recipe.model import Form
 from gentle_core.recipe.source import read_file
 from gentle_core.recipe.structure import Invalid, structure
 from gentle_core.suggest import did_you_mean
@@ -43,6 +44,8 @@ class MethodTable:
 
     Attributes:
         label: what tables call it; NAME by default.
+        closed_form: forms to fit on frozen features instead of training anything ("cca", "ot-em", …); of several, the
+            one that validation favours counts. `gentle baseline` does the same for one recipe.
         settings: changes to the recipe, as tables or by dotted key.
         search: values to try by dotted key; all combinations run, and the best on validation is used, for each number
             of pairs by itself.
@@ -51,6 +54,7 @@ class MethodTable:
     """
 
     label: str = ""
+    closed_form: tuple[Form, ...] = ()
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     search: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict)
     controls: tuple[Control, ...] = CONTROLS

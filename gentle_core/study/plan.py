@@ -40,6 +40,7 @@ class Variant:
     label: str
     settings: Settings
     search: Mapping[str, Sequence[Any]]
+    closed_form: tuple[str, ...] = ()
     of: str = ""
     control: Control | None = None
 
@@ -56,6 +57,7 @@ class Job:
         folder: below the study's folder.
         settings: all changes to the recipe.
         choice: the number of the searched combination; None in a final run.
+        closed_form: forms to fit; empty where a model is trained.
     """
 
     folder: str
@@ -64,10 +66,12 @@ class Job:
     seed: int
     settings: Settings
     choice: int | None = None
+    closed_form: tuple[str, ...] = ()
 
     def command(self, study: Study) -> str:
         """The same run by hand."""
-        words = ["gentle run", str(study.table.recipe)]
+        words = ["gentle baseline" if self.closed_form else "gentle run", str(study.table.recipe)]
+        words += [f"--form {name}" for name in self.closed_form]
         words += [f"--set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in _flat(self.settings)]
         return " ".join(words)
 
@@ -147,7 +151,8 @@ class Plan:
         folder = f"runs/{variant.name}/paired-{paired}/" + ("" if final or choice is None else f"search-{choice}/")
         searched = {} if choice is None else variant.grid()[choice]
         settings = {**variant.settings, **searched, "dataset.paired": paired, "train.seed": seed}
-        return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, None if final else choice)
+        number = None if final else choice
+        return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, number, variant.closed_form)
 
     def resolve(self, job: Job) -> Resolved:
         """The recipe of a run.
@@ -192,18 +197,20 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
     settings = _common(study) | _flattened(method.settings)
     label = method.label or name
     recipe = _load(study, name, settings, catalog).recipe
-    if study.table.early_stopping and not recipe.train.select:
+    if study.table.early_stopping and not recipe.train.select and not method.closed_form:
         settings |= {"train.select": study.table.metric}
         if "train.evaluate_every" not in settings and recipe.train.steps:
             settings |= {"train.evaluate_every": max(1, recipe.train.steps // LOOKS)}
-    yield Variant(name, label, settings, method.search)
+    forms = method.closed_form
+    yield Variant(name, label, settings, method.search, forms)
     spec = catalog.get("loss", recipe.objective.use).spec
     wanted = needs(spec, recipe.objective.config, lambda use: catalog.get("loss", use).spec)
-    if not wanted & {"unpaired", "pseudo"}:
-        return
-    for control in method.controls:
+    # Every closed form may correct hubness with the pools.
+    for control in method.controls if forms or wanted & {"unpaired", "pseudo"} else ():
+        if forms and control == "equal_rows":
+            continue  # nothing is trained, so there are no rows to be equal
         changed = settings | {"dataset.unpaired": 0.0}
-        yield Variant(f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, name, control)
+        yield Variant(f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, forms, name, control)
 
 
 def _common(study: Study) -> Settings:

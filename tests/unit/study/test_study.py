@@ -102,3 +102,17 @@ def test_the_command_counts_its_runs(write_study):
     assert found.exit_code == 0, found.output
     assert "4 runs of a search, 16 runs that are compared" in found.output
     assert "gentle+equal_rows" in found.output
+
+
+def test_closed_forms_are_methods_too(carry_out, plan_of, tmp_path):
+    text = 'recipe = "toy.toml"\npaired = [24]\nseeds = 2\n[methods.cca]\nclosed_form = ["cca"]\n'
+    text += '[methods.all]\nclosed_form = ["cca", "ot-em"]\ncontrols = []\n'
+    results = carry_out(text)
+    assert not results.failures
+    assert list(results.plan.variants) == ["cca", "cca+pairs_only", "all"]
+    assert all(len(level[0]) == 2 for level in results.values["retrieval/mean/recall"].values())
+    command = results.plan.finals({})[0].command(results.plan.study)
+    assert command.startswith("gentle baseline ") and " --form cca " in command
+    control = json.loads((tmp_path / "out/runs/cca+pairs_only/paired-24/seed-0/manifest.json").read_text())
+    assert set(control["data"]["pools"].values()) == {0}
+    assert carry_out(text).as_json() == results.as_json()
