@@ -149,6 +149,11 @@ class Bench:
             return structure(dict(options), entry.spec.config)
         except Invalid as error:
             missing = [str(path[0]) for path, message in error.faults if path and message.startswith("is missing")]
+            if not options and not missing:
+                raise NotApplicable(
+                    f"its defaults make no component ({error}): give the spec an example={{…}}, or pass "
+                    f"configs={{{entry.name!r}: {{…}}}}"
+                ) from error
             if missing and not options:
                 raise NotApplicable(
                     f"its option {missing[0]!r} has no default: give the spec an example={{…}}, or "
@@ -235,12 +240,14 @@ class Bench:
                     dataset = self.dataset(entry)
                     index = next(i for split in ("train", "val", "test") if yielded in (i := dataset.index(split)))
                     return dataset.load(yielded, _spread(index[yielded].items))
+                except NotApplicable:
+                    tried.append(f"{entry.full_name} needs an example")
                 except Exception as error:
                     tried.append(f"{entry.full_name}: {one_line(error)}")
         return (
             f"no raw items of modality {modality!r} to try: give its ModalitySpec samples='package.module:function', "
             f"add a dataset that yields it, or pass samples={{{modality!r}: […]}}"
-            + (f" (tried {'; '.join(tried)})" if tried else "")
+            + (f" (tried: {', '.join(dict.fromkeys(tried))})" if tried else "")
         )
 
     def dataset(self, entry: Entry) -> Any:

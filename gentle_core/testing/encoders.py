@@ -228,7 +228,7 @@ def fingerprint(subject: Subject) -> None:
         return
     before = encoder.fingerprint()
     with torch.no_grad():
-        weight.view(-1)[0] += 1.0
+        weight[(0,) * weight.dim()] += 1.0
     if encoder.fingerprint() == before:
         raise Violation(
             "its fingerprint does not see that a weight has changed: a frozen encoder would get stale features",
