@@ -40,12 +40,14 @@ class Ranks:
     Attributes:
         rank, size: number of this process, of how many.
         local_rank: number on its machine.
+        place: where this was read from; None for a process alone.
         group: their process group; None for a process alone.
         seconds: spent in the operations of this class.
     """
 
     def __init__(self, place: Place | None = None, device: torch.device | None = None, timeout: float = 1800):
         self.rank, self.size, self.local_rank = (place.rank, place.size, place.local_rank) if place else (0, 1, 0)
+        self.place = place
         self.group: Any = None
         self.seconds = 0.0
         self.device = device or torch.device("cpu")

@@ -79,9 +79,16 @@ class DeepSpeedBackend:
         return module
 
     def _start(self) -> None:
-        for name, value in (("RANK", self.ranks.rank), ("WORLD_SIZE", self.ranks.size),
-                            ("LOCAL_RANK", self.ranks.local_rank)):  # fmt: skip
-            os.environ.setdefault(name, str(value))  # DeepSpeed looks there even where the process group exists
+        # DeepSpeed looks into the environment even where the process group exists; so may a second run of this process.
+        place = self.ranks.place
+        names: dict[str, Any] = {
+            "RANK": self.ranks.rank,
+            "WORLD_SIZE": self.ranks.size,
+            "LOCAL_RANK": self.ranks.local_rank,
+        }
+        names |= {"MASTER_ADDR": place.address, "MASTER_PORT": place.port} if place else {}
+        for name, value in names.items():
+            os.environ.setdefault(name, str(value))
         # Frozen encoders are shared where DeepSpeed neither casts nor divides them.
         shared = {} if self.half or self.stage == 3 else {
             id(tower.encoder): tower.encoder
