@@ -44,7 +44,10 @@ def test_a_run_leaves_everything(toy_run):
     assert manifest["data"]["pairs"] == 48
     assert manifest["towers"]["b"]["frozen"] and manifest["towers"]["b"]["trainable"] > 0
     results = json.loads((run.out / "results.json").read_text())
-    assert set(results["baselines"]) == {"CLIP, pairs only", "CCA, closed form", "CCA on the pairs-only features"}
+    assert set(results["baselines"]) == {
+        "CLIP, pairs only", "CCA, closed form", "Ridge, closed form", "Procrustes, closed form",
+        "CCA on the pairs-only features", "CCA on this run's features",
+    }  # fmt: skip
     comparison = results["comparisons"]["CLIP, pairs only"]["test"]["mean/R@10"]
     assert comparison["low"] <= comparison["difference"] <= comparison["high"]
     assert [line["step"] for line in lines(run)] == list(range(1, 9))
