@@ -29,6 +29,7 @@ SINCE = {
     "gentle_datasets": 1,
     "gentle_tasks": 1,
     "gentle_health_checks": 1,
+    "gentle_teachers": 1,
 }
 """The version of the plugin interface that brought each hook."""
 DEPRECATED: dict[str, str] = {}

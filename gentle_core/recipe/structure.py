@@ -224,7 +224,8 @@ def _literal(value: Any, wanted: Any) -> Any:
         if option == value and (type(option) is type(value) or isinstance(value, Sourced)):  # 1 is not True
             return option
     words = any(isinstance(option, str) for option in options)
-    names = listed(map(str, options)) if words else f"{', '.join(map(str, options[:-1]))} or {options[-1]}"
+    numbers = " or ".join(part for part in (", ".join(map(str, options[:-1])), str(options[-1])) if part)
+    names = listed(map(str, options)) if words else numbers
     text = f"should be {names}, not {_shown(value)}"
     close = close_to(value, [o for o in options if isinstance(o, str)], 1) if isinstance(value, str) else []
     raise Invalid(text + (f" — did you mean {listed(close)}?" if close else ""))

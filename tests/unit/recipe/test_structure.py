@@ -88,7 +88,7 @@ BAD = [
     ({"a": "x"}, dict[str, int], "a", "should be an integer"),
     ("gren", Literal["green", "red"], "", "should be 'green' or 'red', not 'gren' (a string) — did you mean 'green'?"),
     (1, Literal["green"], "", "should be 'green', not 1"),
-    (True, Literal[1], "", "should be '1', not true"),
+    (True, Literal[1], "", "should be 1, not true"),
     ("green", Colour, "", "should be 'red' or 'blue'"),
     ("x", float | None, "", "should be a number, not 'x'"),
     ("x", Inner | float, "", "should be a number or a table, not 'x'"),
