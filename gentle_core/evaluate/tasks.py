@@ -6,6 +6,7 @@ called in a text ("class_names") and in which sentences ("templates").
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -183,14 +184,14 @@ class ZeroShot(_Task):
         return others[0]
 
 
-class _Probe(_Task):
+class _Probe(_Task, abc.ABC):
     """Classification by labelled training items, in each space."""
 
     name = "probe"
 
+    @abc.abstractmethod
     def predict(self, rows: Mapping[str, tuple[Tensor, list[str]]]) -> tuple[list[str], dict[str, Any]]:
         """Labels of the test rows, and facts; `rows` are features and labels by split."""
-        raise NotImplementedError
 
     def evaluate(self, model: EmbeddingModel) -> Mapping[str, Any]:
         tower, data, seen = self.find(model)
