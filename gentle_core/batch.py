@@ -113,6 +113,7 @@ class LossContext:
         group: the process group whose ranks share the work on the global batch, which each of them has been given
             whole (`gentle_core.losses.ranks.gather_batch`); None for one process.
         tile: rows of a tile for streamed losses; "auto" chooses, 0 keeps everything dense.
+        logs: whether anyone reads `LossOut.logs`: where not, what is computed for them alone may be left out.
     """
 
     step: int = 0
@@ -121,6 +122,7 @@ class LossContext:
     training: bool = True
     group: Any = None
     tile: int | str = "auto"
+    logs: bool = True
 
 
 @attrs.define

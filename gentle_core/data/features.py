@@ -85,14 +85,17 @@ def _refuse_link(path: Path) -> None:
 
 
 class FeatureStore:
-    """Rows of features on disk under `root/key/`, by content key."""
+    """Rows of features on disk under `root/features/key/`, by content key."""
 
     def __init__(self, root: Path, key: str):
         safe = re.fullmatch(r"[A-Za-z0-9_-]+", key)  # a plugin's fingerprint, which becomes a folder's name
         self.folder = (
             root / "features" / (key if safe else hashlib.blake2b(key.encode(), digest_size=20).hexdigest())[:40]
         )
-        self.rows: dict[bytes, Tensor] = {}
+        self._rows: dict[bytes, int] = {}
+        self._shards: list[Tensor] = []
+        self._starts: list[int] = []
+        """Number of each shard's first row, all shards' rows counted on end."""
         _refuse_link(self.folder)
         for shard in sorted(self.folder.glob("*.safetensors")):
             self._read(shard)
@@ -110,7 +113,31 @@ class FeatureStore:
         except (SafetensorError, KeyError):
             shard.unlink(missing_ok=True)  # derived data: computed again
             return
-        self.rows.update((bytes(key), row) for key, row in zip(keys.numpy(), features, strict=True))
+        table = keys.contiguous().numpy().tobytes()
+        self._take_up([table[at : at + KEY_BYTES] for at in range(0, len(table), KEY_BYTES)], features)
+
+    def _take_up(self, keys: Sequence[bytes], features: Tensor) -> None:
+        start = self._starts[-1] + len(self._shards[-1]) if self._shards else 0
+        self._shards.append(features)
+        self._starts.append(start)
+        self._rows.update(zip(keys, range(start, start + len(features)), strict=True))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    def take(self, keys: Sequence[bytes]) -> Tensor:
+        """Features (n, width) of these keys, which must all be there."""
+        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
+        where = np.searchsorted(self._starts, rows, side="right") - 1
+        found = torch.empty(len(keys), self._shards[0].shape[1])
+        for shard in np.unique(where):
+            places = np.flatnonzero(where == shard)
+            within = torch.from_numpy(rows[places] - self._starts[shard])
+            found[torch.from_numpy(places)] = self._shards[shard][within]
+        return found
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Write one shard and make it readable at once."""
@@ -127,7 +154,7 @@ class FeatureStore:
         except OSError as error:
             Path(temporary).unlink(missing_ok=True)
             raise DataError(f"cannot write the feature cache in {self.folder}: {error.strerror or error}") from error
-        self.rows.update(zip(keys, features, strict=True))
+        self._take_up(keys, features)
 
 
 def size_buckets(sizes: Sequence[int], budget: int, most: int = 256) -> Iterator[list[int]]:
@@ -181,13 +208,14 @@ def encode_all(
         budget: largest number of padded units (items × longest size) encoded at once.
         progress: called with (done, total) when there is something to compute.
     """
-    found: dict[int, Tensor] = {}
-    done = 0
+    parts = []
     for start in range(0, count, SHARD_ROWS):
         positions = list(range(start, min(start + SHARD_ROWS, count)))
         items = load(positions)
-        keys = [content_key([variant, item] if variant else item) for item in items] if store else []
-        missing = [i for i in range(len(items)) if not (store and keys[i] in store.rows)]
+        keys = [content_key([variant, item] if variant else item) for item in items] if store is not None else []
+        missing = list(range(len(items)))
+        if store is not None:  # what occurs twice is encoded once
+            missing = list({keys[i]: i for i in reversed(missing) if keys[i] not in store}.values())[::-1]
         fresh: dict[int, Tensor] = {}
         buckets = [[missing[j] for j in b] for b in size_buckets([size(items[i]) for i in missing], budget)]
 
@@ -197,11 +225,11 @@ def encode_all(
         for chosen, inputs in zip(buckets, ahead(prepared, buckets), strict=True):
             fresh.update(zip(chosen, encode(inputs).detach().float().cpu(), strict=True))
             if progress:
-                progress(done + len(fresh), count)
-        if store and fresh:
-            order = sorted(fresh)
-            store.add([keys[i] for i in order], torch.stack([fresh[i] for i in order]))
-        for i, position in enumerate(positions):
-            found[position] = fresh[i] if i in fresh else store.rows[keys[i]]  # type: ignore[union-attr]
-        done += len(positions)
-    return torch.stack([found[i] for i in range(count)]) if found else torch.empty(0, 0)
+                progress(start + len(fresh), count)
+        rows = torch.stack([fresh[i] for i in missing]) if missing else torch.empty(0, 0)
+        if store is not None:
+            if missing:
+                store.add([keys[i] for i in missing], rows)
+            rows = store.take(keys)
+        parts.append(rows)
+    return torch.cat(parts) if parts else torch.empty(0, 0)

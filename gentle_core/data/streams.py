@@ -8,8 +8,12 @@ workers or ranks share the work, or on a resume.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _digest(seed: int, key: tuple[str | int, ...]) -> bytes:
@@ -24,3 +28,17 @@ def stream(seed: int, *key: str | int) -> np.random.Generator:
 def torch_seed(seed: int, *key: str | int) -> int:
     """A 63-bit seed for torch's generators, for dropout and batch-level augmentations."""
     return int.from_bytes(_digest(seed, key)[:8], "little") >> 1
+
+
+def seed_torch(device: torch.device, seed: int, *key: str | int) -> None:
+    """Start the stream `key` in the generators that operations on `device` draw from.
+
+    `torch.manual_seed` does as much for every kind of device. Where one of them has not been used yet, it notes down a
+    whole stack trace each time, and a step seeds often.
+    """
+    import torch
+
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(torch_seed(seed, *key))
+    else:
+        torch.manual_seed(torch_seed(seed, *key))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -152,26 +151,27 @@ def check_pools(resolved: Resolved, display: Display | None = None) -> PoolRepor
             f"{pools.pairs} pairs: to compare a pool with them takes {FEWEST} at least; raise dataset.paired"
         )
     source = feature_source(builder, builder.model().to(choose_device(recipe.engine.device)))
-    split = Split(dataset, index, towers, "train", display)
-    return PoolReport(_checks(source, split, pools, list(towers), recipe.train.seed, 200), pools.pairs)
-
-
-def _checks(
-    source: FeatureSource, split: Split, pools: Pools, towers: Sequence[str], seed: int, permutations: int
-) -> list[PoolCheck]:
+    split, seed = Split(dataset, index, towers, "train", display), recipe.train.seed
     found = []
     for tower in towers:
-        pairs = [p for positions in pools.matched[tower] for p in positions.tolist()]
-        pool = pools.unmatched[tower].tolist()
-        if len(pool) < FEWEST or len(pairs) < FEWEST:
-            continue
-        # The rows that will be drawn, all at once: a split keeps what it was asked for first.
-        pairs = [pairs[i] for i in _draw(len(pairs), seed, tower, "pairs")]
-        drawn = [pool[i] for i in _draw(len(pool), seed, tower, "pool")]
-        features = source.of(split, tower, [*pairs, *drawn])
-        check = check_pool(tower, features[pairs], features[drawn], seed=seed, permutations=permutations)
-        found.append(attrs.evolve(check, pairs=pools.pairs, pool=len(pool)))
-    return found
+        if (sets := _drawn_sets(source, split, pools, tower, seed)) is not None:
+            check = check_pool(tower, *sets, seed=seed)
+            found.append(attrs.evolve(check, pairs=pools.pairs, pool=len(pools.unmatched[tower])))
+    return PoolReport(found, pools.pairs)
+
+
+def _drawn_sets(
+    source: FeatureSource, split: Split, pools: Pools, tower: str, seed: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Features of the paired items and of the pool's, at most `ROWS` of each; None where there are too few to tell."""
+    pairs = [p for positions in pools.matched[tower] for p in positions.tolist()]
+    pool = pools.unmatched[tower].tolist()
+    if len(pool) < FEWEST or len(pairs) < FEWEST:
+        return None
+    pairs = [pairs[i] for i in _draw(len(pairs), seed, tower, "pairs")]
+    pool = [pool[i] for i in _draw(len(pool), seed, tower, "pool")]
+    features = source.of(split, tower, [*pairs, *pool])
+    return features[pairs], features[pool]
 
 
 def warn_of_foreign_pools(session: Session) -> None:
@@ -182,10 +182,12 @@ def warn_of_foreign_pools(session: Session) -> None:
     frozen = [name for name, table in session.recipe.towers.items() if table.encoder.freeze]
     if "unpaired" not in session.needs or session.pools.pairs < FEWEST or not any(session.rows.unpaired.values()):
         return
-    source = FeatureSource(session.model, {}, "feature")
-    for name in frozen:
-        if not session.rows.unpaired.get(name):
+    source, seed = FeatureSource(session.model, {}, "feature"), session.recipe.train.seed
+    for name in (name for name in frozen if session.rows.unpaired.get(name)):
+        sets = _drawn_sets(source, session.train, session.pools, name, seed)
+        # The classifier comes first: where it cannot tell them apart, the rest need not be asked.
+        if sets is None or separation(*(z.double() for z in sets), seed=seed).auc < FOREIGN:
             continue
-        for check in _checks(source, session.split("train"), session.pools, [name], session.recipe.train.seed, 100):
-            if check.verdict == "foreign":
-                session.notice(f"{check.sentence}; such pools harm as a rule. gentle check-pools says more")
+        check = check_pool(name, *sets, seed=seed, permutations=100)
+        if check.verdict == "foreign":
+            session.notice(f"{check.sentence}; such pools harm as a rule. gentle check-pools says more")

@@ -188,7 +188,9 @@ class Trainer:
                         waited = time.perf_counter() - began
                     last = self.step + 1 == self.steps
                     log = last or (table.log_every > 0 and (self.step + 1) % table.log_every == 0)
-                    context = LossContext(step=self.step, steps=self.steps, pairs=self.pairs, tile=table.tile)
+                    context = LossContext(
+                        step=self.step, steps=self.steps, pairs=self.pairs, tile=table.tile, logs=log
+                    )  # fmt: skip
                     self.backend.zero()
                     before = [b.clone() for b in statistics]
                     with self.flops.counted():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gentle_core.builtin import needs
+from gentle_core.data.features import FeatureStore
 from gentle_core.data.loader import StepDataset, TowerSource
 from gentle_core.data.pools import Pools, pools_of
 from gentle_core.data.rows import RowPlan, rows_per_batch
@@ -76,6 +77,7 @@ class Session:
         self.began = time.time()
         self.backend: Backend | None = None
         self.profile = False
+        self.stores: dict[str, FeatureStore] = {}
         ranks.on_main(self._open_directory)
 
     def build(self) -> None:
@@ -142,7 +144,7 @@ class Session:
     def split(self, name: str, index: Mapping[str, Any] | None = None) -> Split:
         """All items of a split, or those of an index."""
         index = self._index(name) if index is None else index
-        return Split(self.dataset, index, self.towers, name, self.display, self.ranks)
+        return Split(self.dataset, index, self.towers, name, self.display, self.ranks, self.stores)
 
     def _index(self, split: str) -> Mapping[str, Any]:
         return self.dataset.index(split)
@@ -301,6 +303,7 @@ class Session:
             for name, table in self.recipe.towers.items():
                 if table.encoder.freeze:
                     split.features(self.model, name)
+        self.stores.clear()  # the splits hold what they need; the stores hold what other runs needed as well
 
     # -- evaluation -------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from gentle_core.data.streams import stream
 from gentle_core.data.views import Augmentations
 from gentle_core.engine.progress import Display
 from gentle_core.engine.ranks import ALONE, Ranks
-from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
+from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError
 from gentle_core.factory import cache_folder
 
@@ -66,9 +66,11 @@ class Split:
 
     def __init__(
         self, dataset: Any, index: Mapping[str, ItemIndex], towers: Mapping[str, str], name: str, display: Display,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ALONE, stores: dict[str, FeatureStore] | None = None,
     ):  # fmt: skip
+        """`stores` is what several splits share, so that each store is read once."""
         self.dataset, self.name, self.display, self.ranks = dataset, name, display, ranks
+        self._stores = {} if stores is None else stores
         self.towers = dict(towers)
         self.index = {tower: index.get(modality, ItemIndex(())) for tower, modality in towers.items()}
         self._features: dict[str, tuple[Tensor, set[int]]] = {}
@@ -90,7 +92,7 @@ class Split:
         wanted = sorted({int(p) for p in (everything if positions is None else positions)} - known)
         if held is not None and not wanted:
             return held
-        store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}") if frozen else None
+        store = self._store(model, tower) if frozen else None
         found = self._across_ranks(
             model,
             tower,
@@ -112,8 +114,7 @@ class Split:
         A view's random choices depend on the item's content, the augmentations and the view's number alone: neither
         on the run's seed nor on the other items. Rows that are not in `positions` are zero.
         """
-        encoder = model.tower(tower).encoder
-        store = FeatureStore(cache_folder(), f"{encoder.fingerprint()[:32]}-{model.precision}")
+        encoder, store = model.tower(tower).encoder, self._store(model, tower)
         found = [
             self._across_ranks(
                 model,
@@ -127,6 +128,12 @@ class Split:
             for view in range(count)
         ]
         return torch.stack(found)
+
+    def _store(self, model: AlignedModel, tower: str) -> FeatureStore:
+        key = f"{model.tower(tower).encoder.fingerprint()[:32]}-{model.precision}"
+        if key not in self._stores:
+            self._stores[key] = FeatureStore(cache_folder(), key)
+        return self._stores[key]
 
     def _across_ranks(
         self,
@@ -152,7 +159,7 @@ class Split:
                 len(mine),
                 store=store,
                 variant=variant,
-                budget=EVALUATION_BUDGET,
+                budget=model.budget,
                 progress=progress,
             )
         self.display.stop()

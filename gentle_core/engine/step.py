@@ -21,7 +21,7 @@ from torch.profiler import record_function
 
 from gentle_core.batch import AlignBatch, LossContext, LossOut, Rows
 from gentle_core.data.loader import Chunk, TowerInputs
-from gentle_core.data.streams import torch_seed
+from gentle_core.data.streams import seed_torch
 from gentle_core.engine.backend import Passes
 from gentle_core.engine.ranks import Ranks
 from gentle_core.losses.chunks import batch_statistics_held
@@ -45,7 +45,7 @@ class StepOut:
 
 def _project(towers: Passes, tower: str, chunk: Chunk, cached: bool, seed: int, step: int, view: int) -> Tensor:
     """A chunk's projections. Dropout has a stream of its own for each tower, step, view and chunk."""
-    torch.manual_seed(torch_seed(seed, "dropout", tower, step, view, chunk.group, chunk.number))
+    seed_torch(towers.model.device, seed, "dropout", tower, step, view, chunk.group, chunk.number)
     return towers.project(tower, chunk.inputs, cached)[: chunk.rows]
 
 
@@ -84,7 +84,8 @@ def forward_backward(
         {tower: plain for tower, (plain, _) in rows.items()},
         {tower: pseudo for tower, (_, pseudo) in rows.items() if pseudo is not None},
     )
-    torch.manual_seed(torch_seed(seed, "objective", context.step))  # a loss that draws draws the same on all ranks
+    # A loss that draws draws the same on all ranks.
+    seed_torch(towers.model.device, seed, "objective", context.step)
     if ranks.size > 1:
         context = attrs.evolve(context, group=ranks.group)
     with record_function("gentle: objective"):

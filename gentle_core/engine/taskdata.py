@@ -18,7 +18,7 @@ from gentle_core.data.pools import pools_of
 from gentle_core.engine.artifact import RECIPE
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably
-from gentle_core.engine.towers import EVALUATION_BUDGET, AlignedModel
+from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import CheckpointError, ComponentError, GentleError
 from gentle_core.factory import cache_folder, create
 from gentle_core.recipe.load import Resolved, component_config, load_recipe
@@ -50,7 +50,7 @@ class CachedModel:
             lambda rows: [items[row] for row in rows],
             len(items),
             store=self._stores[tower],
-            budget=EVALUATION_BUDGET,
+            budget=self.model.budget,
         )
         return features if space == "feature" else self.model.joint(tower, items, features)
 

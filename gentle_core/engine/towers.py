@@ -18,7 +18,11 @@ from gentle_core.errors import ComponentError
 from gentle_core.recipe.model import HeadTable
 
 EVALUATION_BUDGET = 16384
-"""Padded units (residues, tokens, pixels by the encoder's own measure) encoded at once without gradients."""
+"""Padded units (residues, tokens, patches: the encoder's own measure) encoded at once without gradients."""
+
+CPU_BUDGET = 1024
+"""The same on a processor, which gains nothing from more: activations then stay in its caches, and are small enough
+that memory is used again instead of being asked for anew (tests/benchmarks/image_features.py)."""
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -122,6 +126,11 @@ class AlignedModel(nn.Module):
         assert isinstance(tower, Tower)
         return tower
 
+    @property
+    def budget(self) -> int:
+        """Padded units to encode at once without gradients."""
+        return CPU_BUDGET if self.device.type == "cpu" else EVALUATION_BUDGET
+
     def autocast(self) -> torch.autocast:
         """The towers' precision as a context."""
         dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
@@ -151,7 +160,7 @@ class AlignedModel(nn.Module):
         """Raw items to encoder features (B, W), in eval mode, bucketed by size, float32 on the CPU."""
         encoder = self.tower(name).encoder
         features = torch.empty(len(items), encoder.width)
-        buckets = list(size_buckets([encoder.size(item) for item in items], EVALUATION_BUDGET))
+        buckets = list(size_buckets([encoder.size(item) for item in items], self.budget))
         prepared = ahead(lambda rows: encoder.collate([items[r] for r in rows]), buckets)
         for rows, inputs in zip(buckets, prepared, strict=True):
             features[rows] = self.encode_inputs(name, inputs)

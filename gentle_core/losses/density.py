@@ -22,7 +22,7 @@ from gentle_core.losses.distances import total_variance
 from gentle_core.losses.precision import full_precision, nothing
 
 FLOOR_ROWS = 4096
-"""Up to so many pooled rows the null floor is computed at every training step; beyond, in evaluation only."""
+"""Up to so many pooled rows the null floor is computed in training too; beyond, in evaluation only."""
 
 
 @full_precision
@@ -136,7 +136,7 @@ class Sdd(CellLoss):
         for a, b in tower_pairs(batch, ctx):
             u, v = (cells.rows(batch.towers[name].z) for name in (a, b))
             asked[a, b] = ask_sdd(cells, u, v, c.bandwidth, **options)
-            if len(u) + len(v) <= FLOOR_ROWS or not ctx.training:
+            if ctx.logs and (len(u) + len(v) <= FLOOR_ROWS or not ctx.training):
                 floors.append(sdd_floor(u, v, c.bandwidth, tile=ctx.tile, group=ctx.group, **options))
 
         def finish() -> LossOut:
@@ -144,7 +144,7 @@ class Sdd(CellLoss):
             if floors:
                 logs["sdd_floor"] = torch.stack(floors).mean().item()
             for name, rows in batch.towers.items():
-                if len(rows.z) > 1:
+                if ctx.logs and len(rows.z) > 1:
                     logs[f"sigma/{name}"] = total_variance(rows.z.detach().float()).item()
             counts = sum(len(rows.z) for rows in batch.towers.values())
             return LossOut(loss, terms={"sdd": loss}, counts={"sdd": counts}, logs=logs)

@@ -5,9 +5,11 @@ Shapes: m and n rows of two sets x and y, d dimensions.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,8 +52,8 @@ class Place:
     @torch.no_grad()
     def of(cls, x: Tensor) -> Place:
         rows = spread(CENTRE_ROWS, x)
-        point = rows.median(dim=0).values
-        return cls(point, squared_norms(rows - point).median(), squared_norms(x).max().sqrt())
+        point = median(rows.T)
+        return cls(point, median(squared_norms(rows - point)), squared_norms(x).max().sqrt())
 
 
 @attrs.define(eq=False)
@@ -117,11 +119,30 @@ def median_bandwidth(u: Tensor, v: Tensor) -> Tensor:
     place = Place.of(pooled)
     c = centred(pooled, None, place, place)
     cells = (c.x @ c.x.T).mul_(-2).sub_(c.minus_norm_x[:, None]).sub_(c.minus_norm_x).clamp_min_(0)
-    number = torch.arange(len(pooled), device=pooled.device)
-    cells = cells.masked_select(number[:, None] < number)
-    median, mean = cells.median(), cells.mean()
-    squared = torch.where(median > 0, median, torch.where(mean > 0, mean, torch.ones_like(mean)))
+    cells = cells.view(-1).index_select(0, _above_diagonal(len(pooled), str(pooled.device)))
+    middle, mean = median(cells), cells.mean()
+    squared = torch.where(middle > 0, middle, torch.where(mean > 0, mean, torch.ones_like(mean)))
     return squared.sqrt()
+
+
+@functools.lru_cache(maxsize=4)
+def _above_diagonal(count: int, device: str) -> Tensor:
+    """Where the cells above the diagonal of a table (count, count) lie in its memory, row by row."""
+    row, column = torch.triu_indices(count, count, 1, device=device)
+    return row * count + column
+
+
+def median(x: Tensor) -> Tensor:
+    """Along the last axis, the lower of two middle values, without a graph; NaN where there is one.
+
+    The same values as `torch.median`, but on a processor NumPy finds them several times as fast.
+    """
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return x.median(dim=-1).values
+    values = np.ascontiguousarray(x.detach().numpy())
+    middle = np.partition(values, (x.shape[-1] - 1) // 2, axis=-1)[..., (x.shape[-1] - 1) // 2]
+    top = values.max(axis=-1)
+    return torch.from_numpy(np.where(np.isnan(top), top, middle))
 
 
 class _TotalVariance(torch.autograd.Function):

@@ -149,7 +149,7 @@ def test_a_pickle_in_the_cache_is_thrown_away(tmp_path, mark):
     folder.mkdir(parents=True)
     for number, trap in enumerate(traps(tmp_path, mark)):
         (folder / f"{number}.safetensors").write_bytes(trap)
-    assert not FeatureStore(tmp_path, "key").rows and not list(folder.iterdir())
+    assert not len(FeatureStore(tmp_path, "key")) and not list(folder.iterdir())
     assert not mark.exists()
 
 

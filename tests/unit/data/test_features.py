@@ -43,6 +43,23 @@ def test_order_is_kept_and_the_second_time_costs_nothing(tmp_path):
     assert calls == [["new"]]
 
 
+def test_rows_come_from_many_shards_in_the_order_that_is_asked_for(tmp_path):
+    keys = [content_key(i) for i in range(10)]
+    values = torch.arange(20.0).view(10, 2)
+    for part in (slice(0, 3), slice(3, 4), slice(4, 10)):
+        FeatureStore(tmp_path, "k").add(keys[part], values[part])
+    store, order = FeatureStore(tmp_path, "k"), [9, 3, 0, 4, 3, 2]
+    assert len(store) == 10 and keys[5] in store and content_key("other") not in store
+    assert torch.equal(store.take([keys[i] for i in order]), values[order])
+
+
+def test_what_occurs_twice_is_encoded_once(tmp_path):
+    words, calls = ["b", "aa", "b", "aa", "c"], []
+    found = run(tmp_path, words, calls)
+    assert sorted(word for call in calls for word in call) == ["aa", "b", "c"]
+    assert found[:, 1].tolist() == [float(sum(map(ord, word))) for word in words]
+
+
 def test_another_encoder_state_has_a_store_of_its_own(tmp_path):
     calls = []
     run(tmp_path, ["a"], calls, key="one")
@@ -149,7 +166,7 @@ def test_a_shard_that_cannot_be_read_just_now_is_kept(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr("gentle_core.data.features.safe_open", full)
-        assert not FeatureStore(tmp_path, "k").rows
+        assert not len(FeatureStore(tmp_path, "k"))
     assert shard.exists()
     calls.clear()
     torch.testing.assert_close(run(tmp_path, ["aa", "b"], calls), first, rtol=0, atol=0)

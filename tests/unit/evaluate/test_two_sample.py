@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
-from gentle_core.evaluate.two_sample import discrepancy, scaled, separation
+from gentle_core.evaluate.two_sample import _components, discrepancy, scaled, separation
 
 
 def rows(n: int, seed: int, shift: float = 0.0, d: int = 8) -> np.ndarray:
@@ -42,6 +42,17 @@ def test_mmd_is_that_of_the_kernel_matrices():
     gamma = 1 / (2 * np.median(distances))
     expected = rbf_kernel(a, a, gamma).mean() + rbf_kernel(b, b, gamma).mean() - 2 * rbf_kernel(a, b, gamma).mean()
     assert discrepancy(x, y).value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 12), (12, 40)])
+def test_components_are_those_of_a_singular_value_decomposition(n, d):
+    centred = rows(n, 0, d=d) * np.arange(1, d + 1)
+    centred -= centred.mean(axis=0)
+    expected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:5].T
+    expected /= expected.std(axis=0)
+    found = _components(centred, 5)
+    assert found.shape == (n, 5)
+    assert np.abs((found * expected).mean(axis=0)) == pytest.approx(1.0, abs=1e-12)
 
 
 def test_odd_input():

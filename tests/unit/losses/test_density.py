@@ -156,3 +156,11 @@ def test_component(unit):
     assert out.logs["sdd/a-b"] == pytest.approx(values[0])
     assert {"sdd_floor", "sigma/a", "sigma/b", "sigma/c"} <= set(out.logs)
     assert out.counts == {"sdd": 29}
+
+
+def test_the_floor_is_computed_where_someone_reads_it():
+    batch = AlignBatch({name: Rows(z=normal(9, 4, seed), ids=torch.arange(9)) for seed, name in enumerate("ab")})
+    loss = build(SddConfig(), BuildContext(cache_dir=None))
+    read, unread = (loss(batch, LossContext(logs=logs)) for logs in (True, False))
+    assert "sdd_floor" in read.logs and not unread.logs
+    assert torch.equal(read.loss, unread.loss)
