@@ -52,7 +52,7 @@ def study(
     table = plan.study.table
     display = Display()
     display.say(f"study: {root}")
-    results = run_study(plan, Workers(root, processes or table.processes, files, not no_plugins, table.keep), display)
+    results = run_study(plan, Workers(root, processes or table.processes, files, not no_plugins), display)
     for line in summary(results, root):
         display.say(line)
     if failed := unfinished(results):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
@@ -17,9 +17,11 @@ import attrs
 from gentle_core.errors import GentleError, Interrupted
 from gentle_core.plugins import discover
 from gentle_core.recipe.load import Resolved, differences, load_recipe
+from gentle_core.study.model import StudyTable, TaskTable
 from gentle_core.study.plan import Job, Plan, RowsSeen
 
 REMOVED_AFTERWARDS = ("checkpoints", "model")
+TASKS = "tasks.json"
 
 
 @attrs.frozen
@@ -41,14 +43,12 @@ class Workers:
         processes: runs at a time; 1 runs them in this process.
         files: single-file plugins that the processes load as well.
         enabled: whether installed plugins are loaded.
-        keep: "figures" or "all".
     """
 
     root: Path
     processes: int = 1
     files: tuple[str, ...] = ()
     enabled: bool = True
-    keep: str = "figures"
 
     def run(self, plan: Plan, jobs: Sequence[Job], tell: Callable[[Outcome], None]) -> list[Outcome]:
         """Carry out what has not been done yet. A run that fails is told and does not stop the others.
@@ -59,12 +59,12 @@ class Workers:
         found = {job.folder: outcome for job in jobs if (outcome := self.finished(plan, job)) is not None}
         for outcome in found.values():
             tell(outcome)
-        todo = [job for job in jobs if job.folder not in found]
+        todo = list({job.folder: job for job in jobs if job.folder not in found}.values())
         carried_out = self._here if self.processes == 1 or len(todo) < 2 else self._beside
         for outcome in carried_out(plan, todo):
             found[outcome.job.folder] = outcome
             tell(outcome)
-        return [found[job.folder] for job in jobs]
+        return [attrs.evolve(found[job.folder], job=job) for job in jobs]
 
     def finished(self, plan: Plan, job: Job) -> Outcome | None:
         """The outcome of a run that has finished with these settings.
@@ -83,21 +83,22 @@ class Workers:
             )
         if _json(folder / "manifest.json").get("status") != "finished":
             return None
-        return outcome_of(folder, job)
+        if tasks_of(plan.study.table, job).keys() - _json(folder / TASKS).keys():
+            return None
+        return outcome_of(folder, job, plan.study.table)
 
     def _here(self, plan: Plan, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for job in jobs:
-            yield one_run(plan.resolve(job), self.root / job.folder, job, self.keep)
+            yield one_run(plan.resolve(job), self.root / job.folder, job, plan.study.table)
 
     def _beside(self, plan: Plan, jobs: Sequence[Job]) -> Iterator[Outcome]:
         threads = max(1, (os.cpu_count() or 1) // self.processes)
-        recipe = str(plan.study.table.recipe)
+        table = plan.study.table
         with ProcessPoolExecutor(
             self.processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads,)
         ) as pool:
             waiting: set[Future[Outcome]] = {
-                pool.submit(_in_process, recipe, job, self.root / job.folder, self.files, self.enabled, self.keep)
-                for job in jobs
+                pool.submit(_in_process, table, job, self.root / job.folder, self.files, self.enabled) for job in jobs
             }
             try:
                 while waiting:
@@ -116,8 +117,8 @@ class Workers:
                 raise
 
 
-def one_run(resolved: Resolved, folder: Path, job: Job, keep: str) -> Outcome:
-    """One run, resumed where it was broken off."""
+def one_run(resolved: Resolved, folder: Path, job: Job, table: StudyTable) -> Outcome:
+    """One run, resumed where it was broken off, and the study's tasks on what it left."""
     from gentle_core.engine.baseline import run_baselines
     from gentle_core.engine.progress import Display
     from gentle_core.engine.run import run_recipe
@@ -127,23 +128,55 @@ def one_run(resolved: Resolved, folder: Path, job: Job, keep: str) -> Outcome:
             shutil.rmtree(folder, ignore_errors=True)  # a fit takes seconds: one that was broken off begins anew
             run_baselines(resolved, folder, Display(quiet=True), forms=job.closed_form)
         else:
-            run_recipe(resolved, folder, "auto", Display(quiet=True), report=keep == "all")
+            if not (folder / "checkpoints").is_dir():
+                shutil.rmtree(folder, ignore_errors=True)  # it had finished, before the study named another task
+            run_recipe(resolved, folder, "auto", Display(quiet=True), report=table.keep == "all")
     except Interrupted:
         raise
     except GentleError as error:
         return Outcome(job, {}, error=str(error))
-    if keep == "figures":
+    try:
+        _evaluate(resolved, folder, tasks_of(table, job))
+    except GentleError as error:
+        return attrs.evolve(outcome_of(folder, job, table), error=str(error))
+    if table.keep == "figures":
         for name in REMOVED_AFTERWARDS:
             shutil.rmtree(folder / name, ignore_errors=True)
-    return outcome_of(folder, job)
+    return outcome_of(folder, job, table)
 
 
-def outcome_of(folder: Path, job: Job) -> Outcome:
-    """What a finished run wrote down."""
+def tasks_of(table: StudyTable, job: Job) -> Mapping[str, TaskTable]:
+    """On what a run is evaluated: where settings are only chosen, on nothing."""
+    return table.tasks if job.choice is None else {}
+
+
+def _evaluate(resolved: Resolved, folder: Path, tasks: Mapping[str, TaskTable]) -> None:
+    """Keep the tasks' figures in a file of the run directory."""
+    from gentle_core.engine.checkpoint import replace_durably
+    from gentle_core.engine.evaluate import evaluate_run
+    from gentle_core.engine.progress import Display
+    from gentle_core.engine.session import choose_device
+
+    device, found = str(choose_device(resolved.recipe.engine.device)), {}
+    for name, task in tasks.items():
+        figures = evaluate_run(
+            folder, task.use, task.settings, catalog=resolved.catalog, device=device, display=Display(quiet=True)
+        )
+        found[name] = {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}
+    if found:
+        replace_durably(folder / TASKS, json.dumps(found, indent=1).encode())
+
+
+def outcome_of(folder: Path, job: Job, table: StudyTable) -> Outcome:
+    """What a finished run wrote down; the tasks' figures are among those of the split of comparison."""
     data = _json(folder / "manifest.json").get("data", {})
     unpaired = max(data.get("unpaired_rows", {}).values(), default=0) + data.get("pseudo_rows", 0)
     rows = RowsSeen(data.get("pairs", 0), data.get("paired_rows", 0), unpaired, data.get("steps", 0))
-    return Outcome(job, _json(folder / "results.json").get("splits", {}), rows)
+    metrics = dict(_json(folder / "results.json").get("splits", {}))
+    for name, figures in _json(folder / TASKS).items():
+        more = {f"{name}/{key}": value for key, value in figures.items()}
+        metrics[table.split] = {**metrics.get(table.split, {}), **more}
+    return Outcome(job, metrics, rows)
 
 
 def _begin(threads: int) -> None:
@@ -154,9 +187,9 @@ def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _in_process(recipe: str, job: Job, folder: Path, files: tuple[str, ...], enabled: bool, keep: str) -> Outcome:
-    resolved = load_recipe(recipe, job.settings, discover(enabled=enabled, files=files))
-    return one_run(resolved, folder, job, keep)
+def _in_process(table: StudyTable, job: Job, folder: Path, files: tuple[str, ...], enabled: bool) -> Outcome:
+    resolved = load_recipe(table.recipe, job.settings, discover(enabled=enabled, files=files))
+    return one_run(resolved, folder, job, table)
 
 
 def _json(path: Path) -> dict[str, Any]:

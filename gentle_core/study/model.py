@@ -33,6 +33,11 @@ def _shares(_: Any, __: attrs.Attribute[Any], value: tuple[float | int, ...]) ->
             raise ValueError(f"must be 0 or more, not {share}")
 
 
+def _level(_: Any, attribute: attrs.Attribute[Any], value: float | int | None) -> None:
+    if value is not None:
+        _shares(_, attribute, (value,))
+
+
 def _distinct(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, tuple) and (len(set(value)) != len(value) or not value):
         raise ValueError(f"must be different values, at least one, not {list(value)}")
@@ -47,8 +52,10 @@ class MethodTable:
         closed_form: forms to fit on frozen features instead of training anything ("cca", "ot-em", …); of several, the
             one that validation favours counts. `gentle baseline` does the same for one recipe.
         settings: changes to the recipe, as tables or by dotted key.
-        search: values to try by dotted key; all combinations run, and the best on validation is used, for each number
-            of pairs by itself.
+        search: values to try by dotted key (several keys that move together: "one, other"); all combinations run, and
+            the best on validation is used, for each number of pairs by itself.
+        tuned_as: another method, whose searched settings are the starting point: its search comes first.
+        paired: this method's own `dataset.paired` at every level: 1.0 for an upper bound.
         controls: which controls are added where the method makes use of unmatched rows: "pairs_only" is the same
             recipe without the unpaired data, "equal_rows" is that with as many rows in all as the method sees.
     """
@@ -57,7 +64,22 @@ class MethodTable:
     closed_form: tuple[Form, ...] = ()
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     search: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict)
+    tuned_as: str = ""
+    paired: float | int | None = attrs.field(default=None, validator=_level)
     controls: tuple[Control, ...] = CONTROLS
+
+
+@attrs.frozen(kw_only=True)
+class TaskTable:
+    """`[tasks.NAME]`: what `gentle eval` does with each run that is compared. Its figures are called NAME/….
+
+    Attributes:
+        use: a component of kind "task".
+        settings: its options; paths count from the study's file.
+    """
+
+    use: str
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -71,11 +93,13 @@ class StudyTable:
         seeds: how many (0, 1, …), or which. One seed serves all methods alike: same pairs, batches, first weights.
         search_seeds: how many of the seeds a search uses.
         settings: changes to the recipe for all methods.
-        metric: what the study is about; methods are chosen by it on "val" and compared by it on `split`.
+        metric: what the study is about: methods are compared by it on `split`.
+        choose_by: the metric on "val" by which settings, checkpoints and rivals are chosen; `metric` by default.
         also: further metrics for the tables.
+        tasks: on what else to evaluate the runs that are compared.
         split: where methods are compared.
         against: methods with which all others are compared; the first one by default.
-        early_stopping: keep each run's best checkpoint by `metric` on "val", looked at ten times, unless `settings`
+        early_stopping: keep each run's best checkpoint by `choose_by` on "val", looked at ten times, unless `settings`
             (or, for a run by epochs, the recipe) say otherwise.
         processes: runs at a time.
         keep: "figures" removes each run's checkpoints and model when it has finished, "all" keeps them.
@@ -90,7 +114,9 @@ class StudyTable:
     search_seeds: int = attrs.field(default=1, validator=_positive)
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     metric: str = "retrieval/mean/recall"
+    choose_by: str = ""
     also: tuple[str, ...] = ("retrieval/mean/R@1", "retrieval/mean/R@10")
+    tasks: Mapping[str, TaskTable] = attrs.field(factory=dict)
     split: Literal["val", "test"] = "test"
     against: tuple[str, ...] = ()
     early_stopping: bool = True
@@ -100,6 +126,11 @@ class StudyTable:
     @property
     def each_seed(self) -> tuple[int, ...]:
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def criterion(self) -> str:
+        """The metric on validation by which everything is chosen."""
+        return self.choose_by or self.metric
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -139,6 +170,11 @@ def read_study(path: Path) -> Study:
         for key, values in method.search.items():
             if not values:
                 findings.problem(("methods", name, "search", key), "is empty: give the values to try")
+        if method.tuned_as:
+            _check_tuned_as(findings, table.methods, name)
+    for name in table.tasks:
+        if not re.fullmatch(r"[\w.-]+", name):
+            findings.problem(("tasks", name), "use letters, digits, '-', '_' and '.' in a task's name")
     for number, name in enumerate(table.against):
         if name not in table.methods:
             findings.problem(("against", number), f"there is no method {name!r}{did_you_mean(name, table.methods)}")
@@ -150,3 +186,16 @@ def read_study(path: Path) -> Study:
     if findings.problems:
         raise RecipeError(findings.lines(findings.problems))
     return Study(table, path, text)
+
+
+def _check_tuned_as(findings: Findings, methods: Mapping[str, MethodTable], name: str) -> None:
+    other, key = methods[name].tuned_as, ("methods", name, "tuned_as")
+    if other not in methods or other == name:
+        findings.problem(key, f"there is no other method {other!r}{did_you_mean(other, methods)}")
+    elif methods[other].tuned_as or not methods[other].search:
+        findings.problem(key, f"{other!r} has no search of its own from which to start")
+
+
+def moved_together(key: str) -> list[str]:
+    """The dotted keys of a searched key: "one, other" stands for both."""
+    return [part.strip() for part in key.split(",")]

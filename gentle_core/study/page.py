@@ -37,8 +37,9 @@ def page(results: Results, jobs: Sequence[Job]) -> str:
         title=study.title, description=study.table.description, style=Markup(style), split=study.table.split,
         metric=study.table.metric, seeds=len(study.table.each_seed), levels=levels(results),
         tables=[(metric, metric_rows(results, metric)) for metric in results.values],
-        curve=Markup(curve(results)), keys=_keys(results), contrasts=contrast_rows(results),
-        verdicts=[sentence(results, c) for c in results.contrasts if c.kind != "rival"],
+        curve=Markup(curve(results)), keys=_keys(results),
+        contrasts=[(metric, rows) for metric in results.values if (rows := contrast_rows(results, metric))],
+        verdicts=[sentence(results, c) for c in results.differences() if c.kind != "rival"],
         searches=search_rows(results), warnings=warnings(results), commands=commands(results, jobs), text=study.text,
     )  # fmt: skip
 
@@ -51,9 +52,10 @@ def markdown(results: Results, jobs: Sequence[Job]) -> str:
     for metric in results.values:
         parts.append(f"`{metric}` on {study.table.split!r}, mean ± standard deviation over {seeds} seeds:")
         parts.append(_table(["", *levels(results)], metric_rows(results, metric)))
-    if results.contrasts:
-        parts.append(f"Paired differences in `{study.table.metric}`, mean and 95 % interval (t, {seeds} seeds):")
-        parts.append(_table(["pairs", "difference", "beside"], contrast_rows(results)))
+    for metric in results.values:
+        if rows := contrast_rows(results, metric):
+            parts.append(f"Paired differences in `{metric}`, mean and 95 % interval (t, {seeds} seeds):")
+            parts.append(_table(["pairs", "difference", "beside"], rows))
     if results.searches:
         parts += ["Searched on validation:", _table(["", "taken", "tried"], search_rows(results))]
     parts += ["The runs:", "```bash\n" + "\n".join(commands(results, jobs)) + "\n```"]
@@ -81,11 +83,11 @@ def metric_rows(results: Results, metric: str) -> list[Row]:
     return rows
 
 
-def contrast_rows(results: Results) -> list[Row]:
+def contrast_rows(results: Results, metric: str) -> list[Row]:
     heads, label = levels(results), _labels(results)
     return [
         Row(heads[c.level], (_signed(c.found), f"{label[c.first]} − {label[c.second]}"), muted=c.kind == "rival")
-        for c in results.contrasts
+        for c in results.differences(metric)
     ]
 
 

@@ -14,16 +14,18 @@ import attrs
 
 from gentle_core.builtin import needs
 from gentle_core.catalog import Catalog
-from gentle_core.errors import RecipeError
-from gentle_core.recipe.load import Resolved, load_recipe
+from gentle_core.errors import ComponentError, RecipeError
+from gentle_core.recipe.load import Resolved, component_config, load_recipe
 from gentle_core.recipe.structure import plain
-from gentle_core.study.model import Control, MethodTable, Study
+from gentle_core.study.model import Control, MethodTable, Study, moved_together
 
 LABELS: Mapping[Control, str] = {"pairs_only": "without the unpaired data", "equal_rows": "pairs only, as many rows"}
 LOOKS = 10
 """How often validation is looked at for early stopping."""
 
 Settings = dict[str, Any]
+Chosen = Mapping[tuple[str, int], int]
+"""The best combination by variant and level."""
 
 
 @attrs.frozen
@@ -34,6 +36,8 @@ class Variant:
         name: of its folder; a control's is "method+control".
         settings: changes to the recipe, by dotted key or top-level table.
         of: the method that it controls.
+        tuned_as: the method from whose chosen settings it starts.
+        paired: its own `dataset.paired`, whatever the level.
     """
 
     name: str
@@ -43,10 +47,15 @@ class Variant:
     closed_form: tuple[str, ...] = ()
     of: str = ""
     control: Control | None = None
+    tuned_as: str = ""
+    paired: float | int | None = None
 
     def grid(self) -> list[Settings]:
         """All combinations of the values to try; one empty combination where there is no search."""
-        return [dict(zip(self.search, values, strict=True)) for values in itertools.product(*self.search.values())]
+        return [
+            {key: value for keys, value in zip(self.search, values, strict=True) for key in moved_together(keys)}
+            for values in itertools.product(*self.search.values())
+        ]
 
 
 @attrs.frozen
@@ -107,30 +116,35 @@ class Plan:
     variants: Mapping[str, Variant]
     levels: tuple[float | int, ...]
 
-    def searches(self) -> list[Job]:
-        """The runs that choose each variant's settings, for every level."""
+    def searches(self, chosen: Chosen | None = None, second: bool | None = None) -> list[Job]:
+        """The runs that choose each variant's settings, for every level.
+
+        Args:
+            chosen: what was chosen so far.
+            second: only those that start from what was chosen for another method, or only the others; None for all.
+        """
         seeds = self.study.table.each_seed[: self.study.table.search_seeds]
         return [
-            self.job(variant, level, seed, choice)
+            self.job(variant, level, seed, choice, chosen or {})
             for variant in self.variants.values()
-            if variant.search and variant.control != "equal_rows"
+            if variant.search and variant.control != "equal_rows" and second in (None, bool(variant.tuned_as))
             for level in range(len(self.levels))
             for choice in range(len(variant.grid()))
             for seed in seeds
         ]
 
-    def finals(self, chosen: Mapping[tuple[str, int], int]) -> list[Job]:
+    def finals(self, chosen: Chosen) -> list[Job]:
         """The runs that are compared, but for the controls with equal rows. `chosen` is the best combination by variant
         and level."""
         return [
-            self.job(variant, level, seed, chosen.get((variant.name, level)), final=True)
+            self.job(variant, level, seed, chosen.get((variant.name, level)), chosen, final=True)
             for level in range(len(self.levels))
             for seed in self.study.table.each_seed
             for variant in self.variants.values()
             if variant.control != "equal_rows"
         ]
 
-    def equal_rows(self, chosen: Mapping[tuple[str, int], int], rows: Mapping[tuple[str, int], RowsSeen]) -> list[Job]:
+    def equal_rows(self, chosen: Chosen, rows: Mapping[tuple[str, int], RowsSeen]) -> list[Job]:
         """The controls with equal rows: as many rows a tower and run as the method saw, all of them matched.
 
         Batches are larger; where there are too few pairs for that, there are more steps. Settings are those chosen for
@@ -142,15 +156,19 @@ class Plan:
                 choice = chosen.get((f"{variant.of}+pairs_only", level), chosen.get((variant.of, level)))
                 changed = {"train.paired_rows": seen.matched_rows, "train.steps": seen.matched_steps}
                 for seed in self.study.table.each_seed:
-                    job = self.job(variant, level, seed, choice, final=True)
+                    job = self.job(variant, level, seed, choice, chosen, final=True)
                     jobs.append(attrs.evolve(job, settings=job.settings | changed))
         return jobs
 
-    def job(self, variant: Variant, level: int, seed: int, choice: int | None, final: bool = False) -> Job:
-        paired = self.levels[level]
+    def job(
+        self, variant: Variant, level: int, seed: int, choice: int | None, chosen: Chosen, final: bool = False
+    ) -> Job:
+        paired = self.levels[level] if variant.paired is None else variant.paired
         folder = f"runs/{variant.name}/paired-{paired}/" + ("" if final or choice is None else f"search-{choice}/")
         searched = {} if choice is None else variant.grid()[choice]
-        settings = {**variant.settings, **searched, "dataset.paired": paired, "train.seed": seed}
+        start = (variant.tuned_as, level)
+        inherited = self.variants[variant.tuned_as].grid()[chosen[start]] if start in chosen else {}
+        settings = {**variant.settings, **inherited, **searched, "dataset.paired": paired, "train.seed": seed}
         number = None if final else choice
         return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, number, variant.closed_form)
 
@@ -170,6 +188,7 @@ def make_plan(study: Study, catalog: Catalog) -> Plan:
         RecipeError: with what is wrong in any of them.
     """
     table = study.table
+    _check_tasks(study, catalog)
     base = load_recipe(table.recipe, catalog=catalog)
     levels = table.paired or (base.recipe.dataset.paired,)
     variants: dict[str, Variant] = {}
@@ -185,7 +204,8 @@ def make_plan(study: Study, catalog: Catalog) -> Plan:
             for choice in range(len(variant.grid())) if variant.search else (None,):
                 try:
                     for level in range(len(levels)):
-                        plan.resolve(plan.job(variant, level, table.each_seed[0], choice))
+                        first = {(variant.tuned_as, level): 0} if variant.tuned_as else {}
+                        plan.resolve(plan.job(variant, level, table.each_seed[0], choice, first))
                 except RecipeError as error:
                     problems += error.problems
     if problems:
@@ -193,16 +213,29 @@ def make_plan(study: Study, catalog: Catalog) -> Plan:
     return plan
 
 
+def _check_tasks(study: Study, catalog: Catalog) -> None:
+    problems = []
+    for name, task in study.table.tasks.items():
+        try:
+            component_config(catalog.get("task", task.use), task.settings)
+        except ComponentError as error:
+            problems.append(f"{study.path}: tasks.{name}: {error}")
+        except RecipeError as error:
+            problems += [f"{study.path}: tasks.{name}: {problem}" for problem in error.problems]
+    if problems:
+        raise RecipeError(problems)
+
+
 def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) -> Iterator[Variant]:
     settings = _common(study) | _flattened(method.settings)
     label = method.label or name
     recipe = _load(study, name, settings, catalog).recipe
     if study.table.early_stopping and not recipe.train.select and not method.closed_form:
-        settings |= {"train.select": study.table.metric}
+        settings |= {"train.select": study.table.criterion}
         if "train.evaluate_every" not in settings and recipe.train.steps:
             settings |= {"train.evaluate_every": max(1, recipe.train.steps // LOOKS)}
     forms = method.closed_form
-    yield Variant(name, label, settings, method.search, forms)
+    yield Variant(name, label, settings, method.search, forms, tuned_as=method.tuned_as, paired=method.paired)
     spec = catalog.get("loss", recipe.objective.use).spec
     wanted = needs(spec, recipe.objective.config, lambda use: catalog.get("loss", use).spec)
     # Every closed form may correct hubness with the pools.
@@ -210,7 +243,10 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
         if forms and control == "equal_rows":
             continue  # nothing is trained, so there are no rows to be equal
         changed = settings | {"dataset.unpaired": 0.0}
-        yield Variant(f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, forms, name, control)
+        yield Variant(
+            f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, forms, name, control,
+            method.tuned_as, method.paired,
+        )  # fmt: skip
 
 
 def _common(study: Study) -> Settings:

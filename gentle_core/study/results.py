@@ -28,6 +28,7 @@ class Searched:
 class Contrast:
     """A paired difference over seeds: `first` − `second`. `kind` is "control", "rival", or "best rival"."""
 
+    metric: str
     level: int
     first: str
     second: str
@@ -54,6 +55,11 @@ class Results:
     searches: tuple[Searched, ...]
     contrasts: tuple[Contrast, ...]
     failures: tuple[str, ...]
+
+    def differences(self, metric: str = "") -> list[Contrast]:
+        """The paired differences in a metric; the study's own by default."""
+        wanted = metric or self.plan.study.table.metric
+        return [contrast for contrast in self.contrasts if contrast.metric == wanted]
 
     def mean(self, metric: str, variant: str, level: int) -> Mean | None:
         return Mean.of(list(self.values[metric][variant][level].values()))
@@ -92,7 +98,7 @@ def choose(plan: Plan, outcomes: Sequence[Outcome], lower: bool) -> tuple[Search
             if not mine:
                 continue
             seen = {
-                str(n): _values([o for o in mine if o.job.choice == n], "val", plan.study.table.metric)
+                str(n): _values([o for o in mine if o.job.choice == n], "val", plan.study.table.criterion)
                 for n in range(len(grid))
             }
             means = tuple(float(np.mean(list(v.values()))) if v else None for v in seen.values())
@@ -113,9 +119,12 @@ def collect(plan: Plan, outcomes: Sequence[Outcome], searches: Sequence[Searched
             for name in plan.variants
         }
 
+    def own(outcome: Outcome) -> bool:
+        return plan.variants[outcome.job.variant].paired is not None
+
     metrics = dict.fromkeys((table.metric, *table.also))
     found = {metric: values(table.split, metric) for metric in metrics}
-    validation = values("val", table.metric)
+    validation = values("val", table.criterion)
     chances = values(table.split, f"{table.metric}_chance")
     failures = [f"{o.job.folder}: {o.error}" for o in outcomes if o.error]
     failures += [
@@ -125,18 +134,26 @@ def collect(plan: Plan, outcomes: Sequence[Outcome], searches: Sequence[Searched
     ]
     return Results(
         plan=plan,
-        pairs=tuple(next((o.rows.pairs for o in outcomes if o.rows and o.job.level == at), None) for at in levels),
+        pairs=tuple(
+            next((o.rows.pairs for o in outcomes if o.rows and o.job.level == at and not own(o)), None) for at in levels
+        ),
         values=found,
         validation=validation,
         chance=tuple(next((v for by in chances.values() for v in by[at].values()), None) for at in levels),
         searches=tuple(searches),
-        contrasts=tuple(c for at in levels for c in _contrasts(plan, found[table.metric], validation, at, lower)),
+        contrasts=tuple(
+            c
+            for metric in metrics
+            for at in levels
+            for c in _contrasts(plan, metric, found[metric], validation, at, lower)
+        ),
         failures=tuple(failures),
     )
 
 
 def _contrasts(
     plan: Plan,
+    metric: str,
     values: Mapping[str, tuple[Values, ...]],
     validation: Mapping[str, tuple[Values, ...]],
     level: int,
@@ -156,7 +173,7 @@ def _contrasts(
     for variant, other, kind in wanted:
         mean = difference(values[variant.name][level], values[other][level])
         if mean is not None:
-            found.append(Contrast(level, variant.name, other, kind, mean))
+            found.append(Contrast(metric, level, variant.name, other, kind, mean))
     return found
 
 

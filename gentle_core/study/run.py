@@ -13,7 +13,7 @@ from gentle_core.errors import GentleError, Interrupted
 from gentle_core.study.execute import Outcome, Workers
 from gentle_core.study.page import markdown, page
 from gentle_core.study.plan import Job, Plan, RowsSeen
-from gentle_core.study.results import Results, choose, collect
+from gentle_core.study.results import Results, Searched, choose, collect
 
 STUDY, DATA, TABLE, PAGE = "study.toml", "study.json", "study.md", "study.html"
 
@@ -33,7 +33,7 @@ def run_study(plan: Plan, workers: Workers, display: Display) -> Results:
     except OSError as error:
         raise GentleError(f"cannot create {root}: {error.strerror or error}") from error
     replace_durably(root / STUDY, plan.study.text.encode())
-    lower = lower_is_better(table.metric)
+    lower = lower_is_better(table.criterion)
 
     def carry_out(what: str, jobs: Sequence[Job]) -> list[Outcome]:
         done = 0
@@ -55,8 +55,12 @@ def run_study(plan: Plan, workers: Workers, display: Display) -> Results:
         finally:
             display.stop()
 
-    searches = choose(plan, carry_out("search", plan.searches()), lower)
-    chosen = {(s.variant, s.level): s.taken for s in searches}
+    searches: tuple[Searched, ...] = ()
+    chosen: dict[tuple[str, int], int] = {}
+    for second in (False, True):
+        found = choose(plan, carry_out("search", plan.searches(chosen, second)), lower)
+        chosen |= {(s.variant, s.level): s.taken for s in found}
+        searches += found
     outcomes = carry_out("runs", plan.finals(chosen))
     controls = plan.equal_rows(chosen, _rows_seen(outcomes))
     outcomes += carry_out("controls with equal rows", controls)
@@ -85,6 +89,7 @@ def summary(results: Results, root: Path) -> list[str]:
     """The last lines that a person sees."""
     from gentle_core.study.page import sentence
 
-    lines = [sentence(results, contrast) for contrast in results.contrasts if contrast.kind != "rival"]
-    lines = lines or [sentence(results, contrast) for contrast in results.contrasts]
+    found = results.differences()
+    lines = [sentence(results, contrast) for contrast in found if contrast.kind != "rival"]
+    lines = lines or [sentence(results, contrast) for contrast in found]
     return [*lines, f"page: {root / PAGE}"]
