@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gentle_core.losses.distances import Centred
 from gentle_core.losses.products import times_transposed
-from gentle_core.losses.tileplan import Scratch, Step, Tile
+from gentle_core.losses.tileplan import Kept, Scratch, Step, Tile
 
 GRAM, PRODUCTS, VALUES, PART, SLOPE, WEIGHTS, MORE_WEIGHTS = range(7)
 
@@ -128,27 +128,45 @@ class Base:
 
 
 class Bases:
-    """The bases of a block's kernels, by `product`; one matrix product serves both."""
+    """The bases of a block's kernels, by `product`; one matrix product serves both.
 
-    def __init__(self, c: Centred, forms: Sequence[Form]):
-        self.c, kinds = c, sorted({form.step.product for form in forms}, reverse=True)
+    Args:
+        number: the block's.
+        kept: where products are found, or put while there is room.
+    """
+
+    def __init__(self, c: Centred, forms: Sequence[Form], number: int, kept: Kept):
+        self.c, self.number, self.kept = c, number, kept
+        kinds = sorted({form.step.product for form in forms}, reverse=True)
         self.kinds = {product: Base.of(product, forms, c) for product in kinds}
 
     def of_tile(self, tile: Tile, forms: Sequence[Form], scratch: Scratch) -> dict[bool, Tensor]:
-        """The cells of a tile, of the kinds that the forms want."""
+        """The cells of a tile, of the kinds that the forms want; the caller may overwrite them."""
         shape = tile.shape
         wanted = {form.step.product for form in forms}
-        alone = self.c.point is None
-        scale = self.kinds[True].unit if alone else 1.0
-        gram = times_transposed(self.c.x[tile.i], self.c.y[tile.j], scale, out=scratch(GRAM, *shape))
-        if alone:
-            return {True: gram}
+        gram, out = self._gram(tile, scratch)
+        if self.c.point is None:
+            return {True: gram if out is gram else out.copy_(gram)}
         # Products first: distances take the place of what both are made of
         return {
-            product: base.from_gram(gram, tile, scratch(PRODUCTS, *shape) if product else gram)
+            product: base.from_gram(gram, tile, scratch(PRODUCTS, *shape) if product else out)
             for product, base in self.kinds.items()
             if product in wanted
         }
+
+    def _gram(self, tile: Tile, scratch: Scratch) -> tuple[Tensor, Tensor]:
+        """The product of a tile's rows, and what its cells may be written to: itself, unless it is to be kept."""
+        at, shape = (self.number, tile.at), tile.shape
+        gram = self.kept.tiles.pop(at, None)
+        if gram is not None:
+            return gram, gram
+        stays = self.kept.room(tile)
+        x, y = self.c.x[tile.i], self.c.y[tile.j]
+        scale = self.kinds[True].unit if self.c.point is None else 1.0
+        gram = times_transposed(x, y, scale, out=x.new_empty(shape) if stays else scratch(GRAM, *shape))
+        if stays:
+            self.kept.tiles[at] = gram
+        return gram, scratch(GRAM, *shape) if stays else gram
 
 
 class LogSums:

@@ -13,6 +13,9 @@ from torch import Tensor
 from gentle_core.losses.cells import Block, Kernel
 from gentle_core.losses.distances import SLAB, Centred, Place, centred
 
+KEPT_SHARE = 4
+KEPT_BYTES = 112 * 2**20
+
 
 @attrs.define
 class Tile:
@@ -52,6 +55,31 @@ class Scratch:
                 self.buffers[which] = self.like.new_empty(self.cells)
             self.views[key] = self.buffers[which][: rows * columns].view(rows, columns)
         return self.views[key]
+
+
+class Kept:
+    """Products that the backward pass need not compute again: the first ones, as far as `cells` go.
+
+    Enough to save a good part of the recomputation at some thousand rows, and nothing to speak of beside the rows
+    themselves where there are many.
+    """
+
+    def __init__(self, cells: int):
+        self.left = cells
+        self.tiles: dict[tuple[int, tuple[int, int]], Tensor] = {}
+
+    @classmethod
+    def beside(cls, sets: Sequence[Tensor]) -> Kept:
+        """As many as `KEPT_SHARE` times the numbers in the sets, at most `KEPT_BYTES`."""
+        most = KEPT_BYTES // max((x.element_size() for x in sets), default=1)
+        return cls(min(most, KEPT_SHARE * sum(x.numel() for x in sets)))
+
+    def room(self, tile: Tile) -> bool:
+        """Whether this tile is one of those to keep; call it once for each."""
+        rows, columns = tile.shape
+        fits = rows * columns <= self.left
+        self.left -= rows * columns if fits else 0
+        return fits
 
 
 class Picked:
@@ -113,8 +141,9 @@ class Step:
 
 @attrs.define(eq=False)
 class Job:
-    """A block, with the positions of its sets among the inputs; and `about`, what centring found, without the sets."""
+    """A block: its number, where its sets are among the inputs; and `about`, what centring found, without the sets."""
 
+    number: int
     x: int
     y: int | None
     steps: list[Step]
@@ -127,6 +156,7 @@ class Plan:
     Attributes:
         side: rows of a tile.
         tops: positions of outputs without gradient.
+        kept: products of the forward pass for the backward pass.
     """
 
     def __init__(self, blocks: Sequence[Block], moments: Sequence[Tensor], tile: int, group: Any):
@@ -140,12 +170,14 @@ class Plan:
         self.outputs = 0
         self.tops: list[int] = []
         self.jobs = [
-            Job(self._input(b.x), None if b.y is None else self._input(b.y), [self._step(b, k) for k in b.kernels])
-            for b in blocks
+            Job(n, self._input(b.x), None if b.y is None else self._input(b.y), [self._step(b, k) for k in b.kernels])
+            for n, b in enumerate(blocks)
         ]
         self.moments = [(self._input(x), self._output()) for x in moments]
         sets = {p for job in self.jobs for p in (job.x, job.y) if p is not None}
         self.places = {p: Place.of(self.inputs[p]) for p in sets}
+        graph = torch.is_grad_enabled() and any(x.requires_grad for x in self.inputs)
+        self.kept = Kept.beside([self.inputs[p] for p in sets] if graph else [])
 
     def centred(self, job: Job, inputs: Sequence[Tensor]) -> Centred:
         """The sets of a block about their common point."""

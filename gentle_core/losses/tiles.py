@@ -1,6 +1,7 @@
 """The reductions of `cells`, tile by tile, forwards and backwards; shared out among ranks.
 
-No cell outlives its tile: the forward pass keeps the O(B) reductions, the backward pass computes each tile again.
+The forward pass keeps the O(B) reductions and some tiles (`tileplan.Kept`, at most a few times the rows themselves);
+the backward pass computes all others again.
 A tile of x'·y'ᵀ is one matrix product, from which come distances D and inner products P; each kernel is t = rate·D or
 t = rate·P + shift. With S = ∂L/∂t, and M the sum of ∂t/∂(x'·y')·S over kernels, M·y' is the rows' gradient through the
 product; what goes through the norms in D needs only the sums of M over j.
@@ -61,6 +62,7 @@ class _Reductions(torch.autograd.Function):
                     part = inputs[position][slab]
                     add_product(outputs[at], part.T, part)
             plan.sum_over_ranks([outputs[at] for _, at in plan.moments])
+        plan.kept.left = 0  # the backward pass takes, and adds nothing
         for at, found in log_sums.items():
             rest = found.sum.to(wide(found.sum)).log()
             # Of no term at all: finite, that gradients be 0 and not undefined, but far below everything
@@ -116,7 +118,7 @@ def _forward(
             else:
                 count = (len(form.step.picked),) if name == "picked" else ()
                 outputs[at] = c.x.new_zeros(count, dtype=wide(c.x))
-    bases = Bases(c, forms)
+    bases = Bases(c, forms, job.number, plan.kept)
     for tile in plan.tiles(len(c.x), len(c.y), symmetric):
         concerned = [form for form in forms if form.step.concerns(tile)]
         if not concerned:
@@ -167,7 +169,7 @@ def _backward(
         return
     c = plan.centred(job, inputs)
     forms = [Form.of(step, inputs[step.rate], c) for step in steps]
-    bases = Bases(c, forms)
+    bases = Bases(c, forms, job.number, plan.kept)
     slopes = [Slope.of(form, c, symmetric, tops, factors, grads) for form in forms]
     slopes.sort(key=lambda slope: not slope.log_sums)  # a total alone need not be multiplied out: not the first, then
     targets = found[job.x], found[job.x if job.y is None else job.y]

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
-from gentle_core.losses import clip_loss, mk_mmd, products, sdd, ssl_loss
+from gentle_core.losses import clip_loss, mk_mmd, products, sdd, ssl_loss, tileplan
 from gentle_core.losses.cells import Cells
 
 DOUBLE = torch.float64
@@ -174,6 +174,30 @@ def test_gradient_of_one_side_only(unit):
     one = torch.autograd.grad(sdd(u, v, tile=2), u)[0]
     both = torch.autograd.grad(sdd(u, v.clone().requires_grad_(), tile=2), u)[0]
     assert torch.equal(one, both)
+
+
+@pytest.mark.parametrize("tile", [3, 64])
+@pytest.mark.parametrize("cells", [0, 150, 10**6])
+def test_what_is_kept_for_the_backward_pass_changes_no_bit(unit, monkeypatch, cells, tile):
+    def gradients(cells):
+        monkeypatch.setattr(tileplan.Kept, "beside", lambda sets: tileplan.Kept(cells))
+        batch, loss = three_towers(unit), make("core/gentle", {"mmd": {"bandwidth": 1.0}})
+        leaves = [x.requires_grad_() for rows in batch.towers.values() for x in (rows.z, rows.views)]
+        value = loss(batch, LossContext(tile=tile)).loss
+        first = torch.autograd.grad(value, leaves, retain_graph=True)
+        return first, torch.autograd.grad(value, leaves)  # what was kept is used up by the first pass
+
+    first, second = gradients(cells)
+    reference, _ = gradients(0)
+    for a, b, c in zip(first, second, reference, strict=True):
+        assert torch.equal(a, c) and torch.equal(b, c)
+
+
+def test_what_is_kept_is_bounded_by_the_rows():
+    kept = tileplan.Kept.beside([torch.zeros(10, 4), torch.zeros(5, 4)])
+    tile = tileplan.Tile(slice(0, 10), slice(0, 10), (0, 0), False)
+    assert [kept.room(tile) for _ in range(4)] == [True, True, False, False]  # 4 × 60 numbers
+    assert tileplan.Kept.beside([torch.empty(10**6, 512, device="meta")]).left == tileplan.KEPT_BYTES / 4
 
 
 def test_no_graph_no_memory(unit):
