@@ -70,7 +70,7 @@ def supervise(command: Sequence[str], ranks: int) -> int:
     ]
     code, last = 0, 0.0
     with _passed_on(started):
-        while any(process.poll() is None for process in started):
+        while any([process.poll() is None for process in started]):  # a list: each is asked
             failed = next((r for r, process in enumerate(started) if process.returncode), None)
             if failed is not None and not code:
                 code, last = _code(started[failed].returncode), time.monotonic() + GRACE
