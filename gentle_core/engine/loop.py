@@ -24,10 +24,11 @@ from gentle_core.engine.profile import Flops, memory_gib, peak_tflops, traced
 from gentle_core.engine.progress import Display
 from gentle_core.engine.pseudo import PseudoPairing
 from gentle_core.engine.rundir import RunDirectory
-from gentle_core.engine.statistics import average_statistics
+from gentle_core.engine.statistics import RunningStatistics
 from gentle_core.engine.step import StepOut, forward_backward
 from gentle_core.engine.towers import AlignedModel, Tower
 from gentle_core.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
+from gentle_core.losses.talk import TALK
 from gentle_core.recipe.model import EngineTable, TrainTable
 
 NOT_TAKEN = Taken(False, math.nan, 0.0)
@@ -171,7 +172,8 @@ class Trainer:
         batches = step_batches(self.data, self.step, self.steps, table.workers)
         cached = {tower: source.features is not None for tower, source in self.data.sources.items()}
         ranks, training = self.backend.ranks, self.backend.model
-        statistics = _changing_buffers(training)
+        buffers = _changing_buffers(training)
+        statistics = RunningStatistics(training, ranks, self.data.each * ranks.size)
         training.train()
         self.loss.train()
         self.display.start(name, self.steps, self.step)
@@ -182,7 +184,7 @@ class Trainer:
                         self._ask_teacher(self.pseudo)
                         batches = step_batches(self.data, self.step, self.steps, table.workers)
                     began = time.perf_counter()
-                    talked = ranks.seconds
+                    talked = TALK.seconds
                     with ranks.together(), record_function("gentle: data"):
                         inputs = next(batches)
                         waited = time.perf_counter() - began
@@ -192,8 +194,8 @@ class Trainer:
                         step=self.step, steps=self.steps, pairs=self.pairs, tile=table.tile, logs=log
                     )  # fmt: skip
                     self.backend.zero()
-                    before = [b.clone() for b in statistics]
-                    with self.flops.counted():
+                    before = [b.clone() for b in buffers]
+                    with self.flops.counted(), statistics.followed():
                         result = forward_backward(
                             self.backend, self.loss, inputs, context,
                             seed=table.seed, cached=cached, recompute=self.data.each > 1, term_gradients=log,
@@ -202,18 +204,18 @@ class Trainer:
                         taken = self.backend.step(self.step, self.steps) if result.finite else NOT_TAKEN
                     if taken.applied:
                         self.loss.post_step(context)
-                        average_statistics(training, ranks)  # each step, lest a checkpoint change what follows
+                        statistics.update()  # each step, lest a checkpoint change what follows
                         if self.pseudo is not None and self.pseudo.listens:
                             self.pseudo.observe(self.backend.collect(), self.step)
                     else:
-                        for buffer, value in zip(statistics, before, strict=True):
+                        for buffer, value in zip(buffers, before, strict=True):
                             buffer.copy_(value)
                         if not taken.rescaled:
                             self._not_finite(result.out, taken.norm, inputs)
                     self.step += 1
                     if log and taken.applied:
                         seconds = time.perf_counter() - began
-                        values = self._record(result, taken, inputs, seconds, waited, ranks.seconds - talked)
+                        values = self._record(result, taken, inputs, seconds, waited, TALK.seconds - talked)
                         self.run.log(self.step, "train", values)
                         shown = {key: values[key] for key in ("loss", *result.out.terms) if key in values}
                         self.display.advance(self.step, shown | {"rows/s": values["rows_per_second"]})

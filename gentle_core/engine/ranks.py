@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gentle_core.engine.place import Place
 from gentle_core.errors import GentleError, Interrupted, RankError
+from gentle_core.losses.talk import TALK
 
 T = TypeVar("T")
 
@@ -42,14 +43,12 @@ class Ranks:
         local_rank: number on its machine.
         place: where this was read from; None for a process alone.
         group: their process group; None for a process alone.
-        seconds: spent in the operations of this class.
     """
 
     def __init__(self, place: Place | None = None, device: torch.device | None = None, timeout: float = 1800):
         self.rank, self.size, self.local_rank = (place.rank, place.size, place.local_rank) if place else (0, 1, 0)
         self.place = place
         self.group: Any = None
-        self.seconds = 0.0
         self.device = device or torch.device("cpu")
         self.last_words: Callable[[str], None] = lambda message: None
         self._failure: RankError | None = None
@@ -69,7 +68,7 @@ class Ranks:
         if self.group is None:
             return list(values)
         found = torch.tensor(values, dtype=torch.long)
-        with self._timed():
+        with TALK.timed():
             dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.group)
         return found.tolist()
 
@@ -78,7 +77,7 @@ class Ranks:
         if self.group is None:
             return [value]
         found: list[Any] = [None] * self.size
-        with self._timed():
+        with TALK.timed():
             dist.all_gather_object(found, value, group=self.group)
         return found
 
@@ -90,7 +89,7 @@ class Ranks:
         with self.together():
             if self.main:
                 found = [work()]
-        with self._timed():
+        with TALK.timed():
             dist.broadcast_object_list(found, src=0, group=self.group)
         return found[0]
 
@@ -121,7 +120,7 @@ class Ranks:
         if self.group is None:
             return [x]
         found = [torch.empty_like(x) for _ in range(self.size)]
-        with self._timed():
+        with TALK.timed():
             dist.all_gather(found, x, group=self.group)
         return found
 
@@ -137,7 +136,7 @@ class Ranks:
         """Replace tensors of one type by their sums over the ranks."""
         if self.group is None or not tensors:
             return
-        with self._timed():
+        with TALK.timed():
             flat = torch.cat([t.reshape(-1) for t in tensors])
             dist.all_reduce(flat, group=self.group)
             _scatter(flat, tensors)
@@ -146,18 +145,10 @@ class Ranks:
         """Replace tensors of one type by those of rank 0."""
         if self.group is None or not tensors:
             return
-        with self._timed():
+        with TALK.timed():
             flat = torch.cat([t.reshape(-1) for t in tensors])
             dist.broadcast(flat, src=0, group=self.group)
             _scatter(flat, tensors)
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - began
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 
@@ -208,8 +199,10 @@ class Ranks:
     def cause(self, error: BaseException) -> BaseException:
         """What ended the run where `error` ended this rank: another rank's failure if there is one. Tells the others of
         an error of this rank's own."""
-        if self.group is None or self._told or isinstance(error, RankError | Interrupted):
+        if self.group is None or self._told or isinstance(error, RankError):
             return error
+        if isinstance(error, Interrupted):  # all ranks stopped together
+            return _mark_said(error, self.rank)
         lost = isinstance(error, RuntimeError) and any(
             word in str(error) for word in ("gloo", "NCCL", "onnection", "imed out", "closed by peer")
         )

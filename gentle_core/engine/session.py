@@ -33,6 +33,7 @@ from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError, GentleError, RecipeError
+from gentle_core.losses.chunks import BATCH_NORMS
 from gentle_core.recipe.load import Resolved, differences
 from gentle_core.recipe.model import Recipe
 from gentle_core.recipe.structure import plain
@@ -264,6 +265,7 @@ class Session:
             rank=self.ranks.rank, ranks=self.ranks.size,
         )  # fmt: skip
         self.backend = make_backend(self.model, self.loss, recipe, self.ranks)
+        self._note_batch_norms()
         return Trainer(
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
             backend=self.backend, engine=recipe.engine, data=data, run=self.run, display=self.display,
@@ -271,6 +273,22 @@ class Session:
             interrupt=self.interrupt, pseudo=self._pseudo_pairing(sampler),
             trace=self.run.path / "profile" / "trace.json" if self.profile and self.ranks.main else None,
         )  # fmt: skip
+
+    def _note_batch_norms(self) -> None:
+        """Say so where batch normalisation makes the number of ranks part of the result."""
+        cut, ranks = self.recipe.train.accumulate, self.ranks.size
+        names = [
+            name for name in self.towers
+            if not self.model.tower(name).frozen
+            and any(isinstance(m, BATCH_NORMS) for m in self.model.tower(name).modules())
+        ]  # fmt: skip
+        if names and cut % ranks:
+            made = -(-cut // ranks) * ranks
+            self.notice(
+                f"batch normalisation in {', '.join(names)} sees chunks, of which {ranks} ranks make {made} and one "
+                f"process makes {cut}: results are not those of one process. With train.accumulate = {ranks} (or a "
+                "multiple) on any number of ranks they are"
+            )
 
     def _pseudo_pairing(self, sampler: BatchSampler) -> PseudoPairing | None:
         table, teacher = self.recipe.pseudo, self.builder.teacher()

@@ -11,6 +11,7 @@ objective of the whole batch (and shares the work on its tiles), and takes the g
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import attrs
@@ -46,7 +47,8 @@ class StepOut:
 def _project(towers: Passes, tower: str, chunk: Chunk, cached: bool, seed: int, step: int, view: int) -> Tensor:
     """A chunk's projections. Dropout has a stream of its own for each tower, step, view and chunk."""
     seed_torch(towers.model.device, seed, "dropout", tower, step, view, chunk.group, chunk.number)
-    return towers.project(tower, chunk.inputs, cached)[: chunk.rows]
+    with contextlib.nullcontext() if chunk.rows else batch_statistics_held(towers.model):
+        return towers.project(tower, chunk.inputs, cached)[: chunk.rows]
 
 
 def forward_backward(

@@ -15,6 +15,7 @@ import copy
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 
 from gentle_core.engine.backend import Taken, clip_gradients
+from gentle_core.engine.exchanges import time_exchanges
+from gentle_core.engine.norms import normalise_in_float32
 from gentle_core.engine.optim import LossOptimizer, load_named_state, named_state, rate_factor, set_rates, tower_groups
 from gentle_core.engine.ranks import Ranks
 from gentle_core.engine.scaling import LossScale
@@ -45,6 +48,8 @@ def _import(device: torch.device) -> Any:
     except ImportError as error:
         raise ComponentError(f"DeepSpeed cannot be imported ({error}): pip install 'gentle-core[deepspeed]'") from error
     logger.setLevel(level)
+    # It calls collectives by names that torch has renamed; each call would say so.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # On CPUs DeepSpeed would compile a reduction over shared memory at first use: that takes a compiler, a minute, and
     # a lock that a killed run leaves behind. Gloo reduces as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -107,9 +112,12 @@ class DeepSpeedBackend:
             )
         except (ValueError, AssertionError, TypeError) as error:
             raise GentleError(f"DeepSpeed refuses its configuration: {error}") from error
+        time_exchanges(self.deepspeed.comm.comm.cdb)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.data = buffers[name]  # DeepSpeed casts them to half precision as well
+        if self.half:
+            normalise_in_float32(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if self.half:  # masters begin as the exact weights, not as their half-precision copies
             self._set(dict(self.whole.named_parameters()))

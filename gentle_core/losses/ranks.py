@@ -16,18 +16,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gentle_core.batch import AlignBatch, LossContext, LossOut, ParamGroups, Rows
+from gentle_core.losses.talk import TALK
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any, factor: float) -> Tensor:
         counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(counts, torch.tensor([len(x)], device=x.device), group=group)
+        with TALK.timed():
+            dist.all_gather(counts, torch.tensor([len(x)], device=x.device), group=group)
         sizes = [int(count) for count in counts]
         padded = x.new_zeros(max(sizes), *x.shape[1:])  # collectives want equal sizes
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded, group=group)
+        with TALK.timed():
+            dist.all_gather(parts, padded, group=group)
         rank = dist.get_rank(group)
         ctx.own, ctx.factor = slice(sum(sizes[:rank]), sum(sizes[: rank + 1])), factor
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gentle_core.losses.cells import Block, Kernel
 from gentle_core.losses.distances import SLAB, Centred, Place, centred
+from gentle_core.losses.talk import TALK
 
 KEPT_SHARE = 4
 KEPT_BYTES = 112 * 2**20
@@ -246,8 +247,9 @@ class Plan:
     def sum_over_ranks(self, tensors: Sequence[Tensor]) -> None:
         """In place; nothing to do for one process."""
         if self.group is not None:
-            for x in tensors:
-                dist.all_reduce(x, group=self.group)
+            with TALK.timed():
+                for x in tensors:
+                    dist.all_reduce(x, group=self.group)
 
     def combine(self, log_sums: Sequence[tuple[Tensor, Tensor]], sums: Sequence[Tensor]) -> None:
         """Put the ranks' parts together, in place: (top, sum) of each log-sum, and plain sums."""
@@ -255,7 +257,9 @@ class Plan:
             return
         for top, total in log_sums:
             own = top.clone()
-            dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
+            with TALK.timed():
+                dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
             total.mul_((own - top).exp_())
-            dist.all_reduce(total, group=self.group)
+            with TALK.timed():
+                dist.all_reduce(total, group=self.group)
         self.sum_over_ranks(sums)
