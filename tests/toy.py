@@ -42,6 +42,7 @@ class MlpConfig:
     width: int = 16
     dropout: float = 0.0
     norm: bool = False
+    blocks: int = 0
     fails_on_rank: int = -1
 
 
@@ -104,11 +105,46 @@ def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
 
     from gentle_core.api import EncoderModule
 
+    class Block(torch.nn.Module):
+        """A layer of a transformer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.between = torch.nn.LayerNorm(32), torch.nn.LayerNorm(32)
+            self.qkv, self.out = torch.nn.Linear(32, 96), torch.nn.Linear(32, 32)
+            self.wide = torch.nn.Sequential(
+                torch.nn.Linear(32, 64), torch.nn.GELU(), torch.nn.Dropout(config.dropout), torch.nn.Linear(64, 32)
+            )
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = self.qkv(self.before(x)).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
+            seen = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+            x = x + self.out(seen.transpose(1, 2).flatten(-2))
+            return x + self.wide(self.between(x))
+
+    class Transformer(torch.nn.Module):
+        """The eight numbers as a sequence."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(1, 32), torch.nn.Linear(32, config.width)
+            self.place = torch.nn.Parameter(torch.randn(8, 32))
+            self.blocks = torch.nn.ModuleList([Block() for _ in range(config.blocks)])
+
+        def forward(self, x: Any) -> Any:
+            x = self.first(x.unsqueeze(-1)) + self.place
+            for block in self.blocks:
+                x = block(x)
+            return self.last(x.mean(1))
+
     class Mlp(EncoderModule):
         width = config.width
 
         def __init__(self) -> None:
             super().__init__()
+            if config.blocks:
+                self.layers: Any = Transformer()
+                return
             norm = [torch.nn.BatchNorm1d(32)] if config.norm else []
             self.layers = torch.nn.Sequential(
                 torch.nn.Linear(8, 32), *norm, torch.nn.Tanh(), torch.nn.Dropout(config.dropout),

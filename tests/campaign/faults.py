@@ -1,7 +1,7 @@
 """A fault campaign: hundreds of short runs, each hit by a fault at random, resumed, and compared with a run in peace.
 
-    python tests/campaign/faults.py                      # 300 runs, some minutes
-    python tests/campaign/faults.py --runs 40 --only "rank killed" --seed 7
+    python tests/campaign/faults.py                      # 300 runs on both back ends, some minutes
+    python tests/campaign/faults.py --runs 40 --only "rank killed" --seed 7 --engine deepspeed
 
 A run has survived when every resume ends in order and what is left in the end — weights, optimiser, loss, position,
 model, the losses logged at each step — is the same, bit by bit, as without a fault. The seed and number of one that has
@@ -15,6 +15,8 @@ import argparse
 import contextlib
 import errno
 import hashlib
+import importlib
+import importlib.util
 import json
 import os
 import random
@@ -27,7 +29,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -69,6 +71,15 @@ VARIANTS = (
     {"train.evaluate_every": 2, "train.select": "retrieval/mean/R@1", "train.keep_best": 2},
     {"train.checkpoint_every": 3, "train.keep_last": 1},
 )
+ENGINES = {
+    "local": [{} for _ in VARIANTS],
+    "deepspeed": [
+        {"engine.use": "deepspeed", "engine.zero_stage": stage, "engine.device": "cpu"}
+        for stage in range(len(VARIANTS))
+    ],
+}
+"""Settings of each back end beside each variant: with DeepSpeed, every variant has a ZeRO stage of its own."""
+
 ENDS = {"killed", "finished", 6, 7, 75}
 """How a run may end. Anything else is a defect, whatever a resume makes of it."""
 
@@ -335,13 +346,14 @@ class Campaign:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def one(self, number: int, only: str = "") -> tuple[str, int, str]:
-        """Run number `number`: the fault, how often it hit, and what was wrong ("" for survived)."""
-        rng = random.Random(f"{self.seed}/{number}")
+    def one(self, number: int, only: str = "", engines: Sequence[str] = ("local",)) -> tuple[str, str, int, str]:
+        """Run number `number`: the fault, the back end, how often it hit, and what was wrong ("" for survived)."""
+        rng, engine = random.Random(f"{self.seed}/{number}"), engines[number % len(engines)]
         names = [name for name, (*_, weight) in FAULTS.items() for _ in range(weight) if only in name]
         name = rng.choice(names)
         fault, sets, ranks, _ = FAULTS[name]
-        sets = rng.choice(VARIANTS) | sets
+        variant, also = rng.choice(list(zip(VARIANTS, ENGINES[engine], strict=True)))
+        sets = variant | also | sets
         expected, took = self.peace(sets, ranks)
         hits = 0
         with self._trial(sets, ranks) as trial:
@@ -357,27 +369,41 @@ class Campaign:
                 if trial.digest() != expected:
                     raise Failed("other bits than without a fault")
             except Failed as error:
-                return name, hits, str(error)
-        return name, hits, ""
+                return name, engine, hits, str(error)
+        return name, engine, hits, ""
 
-    def run(self, numbers: range | list[int], only: str = "") -> bool:
+    def run(self, numbers: range | list[int], only: str = "", engines: Sequence[str] = ("local",)) -> bool:
         """Run all, print the table; whether all survived."""
-        runs, hits, lost = Counter[str](), Counter[str](), Counter[str]()
+        runs, hits, lost = (Counter[tuple[str, str]]() for _ in range(3))
         began = time.monotonic()
         for number in numbers:
-            name, hit, wrong = self.one(number, only)
-            runs[name] += 1
-            hits[name] += hit
+            name, engine, hit, wrong = self.one(number, only, engines)
+            for key in ((name, engine), ("**all**", engine)):
+                runs[key] += 1
+                hits[key] += hit
+                lost[key] += bool(wrong)
             if wrong:
-                lost[name] += 1
-                print(f"run {number} of seed {self.seed}: {name}: {wrong}", flush=True)
-        print("| fault | runs | faults that struck | survived |\n|---|---:|---:|---:|")
-        for name in (n for n in FAULTS if runs[n]):
-            print(f"| {name} | {runs[name]} | {hits[name]} | {runs[name] - lost[name]} |")
-        total = sum(runs.values())
-        print(f"| **all** | {total} | {sum(hits.values())} | {total - sum(lost.values())} |")
+                print(f"run {number} of seed {self.seed}: {name}, {engine}: {wrong}", flush=True)
+        print("| fault |" + "".join(f" {engine}: runs | faults that struck | survived |" for engine in engines))
+        print("|---|" + "---:|---:|---:|" * len(engines))
+        for name in (*FAULTS, "**all**"):
+            keys = [(name, engine) for engine in engines]
+            if any(runs[key] for key in keys):
+                cells = "".join(f" {runs[key]} | {hits[key]} | {runs[key] - lost[key]} |" for key in keys)
+                print(f"| {name} |{cells}")
         print(f"seed {self.seed}, {(time.monotonic() - began) / 60:.1f} minutes")
         return not lost
+
+
+def known_engines() -> list[str]:
+    """The back ends that are there. What DeepSpeed imports at its first use is imported here, once for all forks."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return ["local"]
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    deepspeed = importlib.import_module("deepspeed")
+    importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    deepspeed.ops.__compatible_ops__  # noqa: B018 (looked for at first use)
+    return ["local", "deepspeed"]
 
 
 def toy_catalog() -> Catalog:
@@ -397,13 +423,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--engine", choices=list(ENGINES), help="one back end; without it they take turns")
     parser.add_argument("--only-run", type=int, help="repeat one run of this seed")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
         campaign = Campaign(toy_catalog(), Path(root), args.seed)
         numbers = range(args.runs) if args.only_run is None else [args.only_run]
-        sys.exit(not campaign.run(numbers, args.only))
+        known = known_engines()
+        sys.exit(not campaign.run(numbers, args.only, [args.engine] if args.engine else known))
 
 
 if __name__ == "__main__":

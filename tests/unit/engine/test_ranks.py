@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -69,16 +71,20 @@ def slurm(rank, ranks):
 def start(command, folder, ranks, environment=torchrun):
     """The command as so many ranks; returns exit codes and standard errors."""
     common = env(folder) | {"MASTER_PORT": str(free_port())}
-    started = [
-        subprocess.Popen(command, env=common | environment(r, ranks), stderr=subprocess.PIPE, text=True)
-        for r in range(ranks)
-    ]
-    try:
-        errors = [process.communicate(timeout=500)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [process.returncode for process in started], errors
+    with contextlib.ExitStack() as files:
+        # A pipe that nobody reads while another rank is waited for would fill, and stop its rank.
+        said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        started = [
+            subprocess.Popen(command, env=common | environment(r, ranks), stderr=error) for r, error in enumerate(said)
+        ]
+        try:
+            codes = [process.wait(timeout=500) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        for error in said:
+            error.seek(0)
+        return codes, [error.read() for error in said]
 
 
 def processes(folder, name, ranks, *options, environment=torchrun):
@@ -192,6 +198,30 @@ def test_launch_passes_signals_on_and_the_run_goes_on_later(tmp_path, number):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_second_ctrl_c_quits_all_ranks_at_once(tmp_path):
+    """The first waits for the end of a step, which here never comes."""
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    command = [sys.executable, "-m", "gentle_core", "launch", "--ranks", "2", str(tmp_path / "toy.toml")]
+    command += ["--plugin", str(TOY), "--out", str(tmp_path / "run"), "--set", "dataset.slow=1000"]
+    for key in ("towers.a.head.standardize", "towers.b.encoder.freeze", "towers.b.head.standardize"):
+        command += ["--set", f"{key}=false"]
+    environment = env(tmp_path) | {"TOY_LOADS": str(tmp_path / "loads")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "loads").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(2)  # the other rank as well
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 130 and time.monotonic() - began < 15, error
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_other_launchers(tmp_path, launcher):
     (tmp_path / "toy.toml").write_text(RECIPE)
@@ -248,6 +278,23 @@ def test_every_zero_stage_takes_the_steps_of_one_process(tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_back_ends_agree_at_any_number_of_ranks(tmp_path, ranks):
     compared(tmp_path, ranks, {"local": {}} | STAGES | OFFLOAD)
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_activation_checkpointing_of_a_transformer_changes_nothing(tmp_path):
+    """Layers that are computed again, from weights that are divided, chunk by chunk and all at once."""
+    deep = {"towers.a.encoder.blocks": 3}
+    lean = deep | {"engine.activation_checkpointing": True}
+    several(tmp_path, 1, [("alone", deep, "never"), ("alone-once", deep | ONCE, "never")])
+    back_ends = {"local": {}, "zero-2": STAGES["zero-2"], "zero-3": STAGES["zero-3"]}
+    runs = [(f"{name}{end}", sets | lean | more, "never")
+            for name, sets in back_ends.items() for end, more in (("", {}), ("-once", ONCE))]  # fmt: skip
+    several(tmp_path, 2, runs)
+    for name in back_ends:
+        same_run(tmp_path / "alone", tmp_path / name)
+        same_run(tmp_path / "alone-once", tmp_path / f"{name}-once")
 
 
 @needs_deepspeed
