@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from gentle_core.catalog import Catalog
@@ -51,17 +50,12 @@ def plan(recipe: str, gpus: int, gpu_memory: float, sets: tuple[str, ...], find_
         warn(warning)
 
     # The recipe is sound: only now pay for torch.
-    from gentle_core.engine.budget import STAGES, Setting, memory, smallest_chunks, traffic
-    from gentle_core.engine.foresee import foresee
+    from gentle_core.engine.budget import STAGES, memory, smallest_chunks, traffic
+    from gentle_core.engine.foresee import foresee, setting_of
 
     found = foresee(resolved)
-    setting = Setting(ranks=gpus, chunks=resolved.recipe.train.accumulate, views=found.views)
-    half = resolved.recipe.train.precision != "float32"  # at stage 0 by autocast: the weights stay whole
-    away = resolved.recipe.engine.offload != "none"
-    settings = [
-        attrs.evolve(setting, stage=stage, weight=2 if half and stage else 4, offload=away and stage > 0)
-        for stage in STAGES
-    ]
+    settings = [setting_of(resolved.recipe, found, gpus, stage) for stage in STAGES]
+    setting = settings[0]
     needs = [memory(found.towers, found.objective, one) for one in settings]
     sent = [traffic(found.towers, one) for one in settings]
     for line in (*_about(found, setting), "", *_table(needs)):

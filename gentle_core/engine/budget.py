@@ -33,6 +33,7 @@ class TowerCost:
         inputs: bytes of a row's input.
         fixed, row: what a chunk's forward pass keeps for the backward pass: bytes whatever the rows, and bytes a row.
         largest_activation: bytes a row of the largest single tensor among them.
+        block: bytes a row of what is there only while a part of the tower is computed again.
         cached: its features are computed beforehand, and only its head works in a step.
     """
 
@@ -46,6 +47,7 @@ class TowerCost:
     fixed: float = 0.0
     row: float = 0.0
     largest_activation: float = 0.0
+    block: float = 0.0
     cached: bool = False
 
 
@@ -140,7 +142,7 @@ def memory(towers: Mapping[str, TowerCost], objective: ObjectiveCost, setting: S
         activations = sum(setting.views * sum(t.fixed + t.row * r for r in groups[name]) for name, t in towers.items())
     else:
         activations = max((t.fixed + t.row * _chunk(t, cut) for t in towers.values()), default=0.0)
-    workspace = 2 * max((t.largest_activation * _chunk(t, cut) for t in towers.values()), default=0.0)
+    workspace = max(((2 * t.largest_activation + t.block) * _chunk(t, cut) for t in towers.values()), default=0.0)
     embedding = {name: 4.0 * (t.matched + t.unmatched) * t.dimension * setting.views for name, t in towers.items()}
     # raw projections, unit vectors, and the gradients of both: each rank has those of the whole batch
     embeddings = 4 * sum(embedding.values())

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,12 +28,14 @@ from gentle_core.builtin import needs
 from gentle_core.data.pools import pools_of
 from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler, TowerPlan
-from gentle_core.engine.budget import ObjectiveCost, TowerCost
+from gentle_core.engine.budget import ObjectiveCost, Setting, TowerCost
 from gentle_core.engine.build import Builder
+from gentle_core.engine.recompute import blocks_of
 from gentle_core.engine.towers import Tower, to_device
 from gentle_core.errors import DataError
 from gentle_core.losses.cells import TILE_ROWS
 from gentle_core.recipe.load import Resolved
+from gentle_core.recipe.model import Recipe
 
 SAMPLE = 6
 """Rows that pass a tower to see what it keeps; a second time twice as many, for the share that is the same."""
@@ -88,6 +90,15 @@ def foresee(resolved: Resolved, notify: Callable[[str], None] = lambda _: None) 
     return Foreseen(towers, _objective(builder, towers, views), rows, views, on_meta)
 
 
+def setting_of(recipe: Recipe, found: Foreseen, ranks: int, stage: int | None) -> Setting:
+    """How the recipe is spread over so many ranks: at a ZeRO stage, or (None) with the local back end."""
+    half = recipe.train.precision != "float32"  # at stage 0 by autocast: the weights stay whole
+    return Setting(
+        ranks=ranks, stage=stage, chunks=recipe.train.accumulate, views=found.views, weight=2 if half and stage else 4,
+        offload=recipe.engine.offload != "none" and bool(stage),
+    )  # fmt: skip
+
+
 # -- towers ------------------------------------------------------------------------------------------------------------
 
 
@@ -98,30 +109,46 @@ def _tower(builder: Builder, name: str, raw: list[Any], plan: TowerPlan, cached:
             with torch.device(device):
                 tower = builder.tower(name)
             tower.train()
-            small, large = (_kept(tower, raw, count, cached, builder.recipe.train.precision) for count in _counts(raw))
+            lean = builder.recipe.engine.activation_checkpointing and not tower.frozen
+            blocks = blocks_of(tower.encoder) if lean else []
+            precision = builder.recipe.train.precision
+            small, large = (_kept(tower, raw, count, cached, precision, blocks) for count in _counts(raw))
             break
         except Exception:
             if device == "cpu":
                 raise
-    (r1, kept1, inputs, most), (r2, kept2, *_) = small, large
-    slope = (kept2 - kept1) / (r2 - r1) if r2 > r1 else kept1 / r1
+    more = large.rows - small.rows
+    slope = (large.kept - small.kept) / more if more else small.kept / small.rows
     cost = TowerCost(
         parameters=_count(tower), trainable=_count(tower, trained=True), largest=_largest(tower),
         matched=plan.matched, unmatched=len(plan.positions) - plan.matched,
-        dimension=builder.recipe.towers[name].head.dimension, inputs=inputs / r1, row=max(slope, 0.0),
-        fixed=max(kept1 - slope * r1, 0.0), largest_activation=most / r1, cached=cached,
+        dimension=builder.recipe.towers[name].head.dimension, inputs=small.inputs / small.rows, row=max(slope, 0.0),
+        fixed=max(small.kept - slope * small.rows, 0.0), largest_activation=small.largest / small.rows,
+        block=large.block / large.rows, cached=cached,
     )  # fmt: skip
     return cost, device == "meta"
+
+
+@attrs.frozen
+class _Kept:
+    """Bytes of a forward pass: what it keeps for the backward pass, its inputs, the largest tensor kept, and what the
+    largest block keeps that is computed again."""
+
+    rows: int
+    kept: float
+    inputs: float
+    largest: float
+    block: float
 
 
 def _counts(raw: list[Any]) -> tuple[int, int]:
     return min(SAMPLE, len(raw)), min(2 * SAMPLE, len(raw))
 
 
-def _kept(tower: Tower, raw: list[Any], count: int, cached: bool, precision: str) -> tuple[int, float, float, float]:
-    """(rows, bytes kept for the backward pass, bytes of the inputs, bytes of the largest tensor kept).
+def _kept(tower: Tower, raw: list[Any], count: int, cached: bool, precision: str, blocks: Sequence[nn.Module]) -> _Kept:
+    """Of `count` rows: the longest item and others spread evenly over the sizes, as a batch pads to its longest.
 
-    The rows are the longest item and others spread evenly over the sizes, as a batch pads to its longest.
+    Of `blocks` only what enters is kept.
     """
     order = sorted(range(len(raw)), key=lambda i: -tower.encoder.size(raw[i]))
     chosen = [raw[order[i]] for i in np.linspace(0, len(order) - 1, count).astype(int)]
@@ -133,17 +160,32 @@ def _kept(tower: Tower, raw: list[Any], count: int, cached: bool, precision: str
     own = {_storage(t) for t in (*tower.parameters(), *tower.buffers())}
     given = {_storage(t): _size(t) for t in _tensors(inputs)}
     kept: dict[int, Tensor] = {}
+    inner: list[dict[int, Tensor]] = [{} for _ in blocks]
+    at = [kept]  # where what is kept now counts
 
     def pack(x: Tensor) -> Tensor:
         if _storage(x) not in own and _storage(x) not in given:
-            kept[_storage(x)] = x
+            at[-1][_storage(x)] = x
         return x
 
+    def enter(number: int, _: nn.Module, entering: Any, named: Any) -> None:
+        for x in (*_tensors(entering), *_tensors(named)):
+            pack(x)
+        at.append(inner[number])
+
+    def leave(*_: Any) -> None:
+        at.pop()
+
+    hooks = [block.register_forward_pre_hook(partial(enter, n), with_kwargs=True) for n, block in enumerate(blocks)]
+    hooks += [block.register_forward_hook(leave) for block in blocks]
     cast = torch.autocast(device.type if device.type != "meta" else "cpu", torch.bfloat16, precision == "bfloat16")
     with cast, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         out = tower(inputs, cached)
+    for hook in hooks:
+        hook.remove()
     sizes = [_size(x) for x in (*kept.values(), out)]
-    return count, float(sum(sizes)), float(sum(given.values())), float(max(sizes))
+    most = max((sum(_size(x) for name, x in found.items() if name not in kept) for found in inner), default=0)
+    return _Kept(count, float(sum(sizes)), float(sum(given.values())), float(max(sizes)), float(most))
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -220,7 +262,7 @@ def _both_ways(loss: Any, batch: AlignBatch, context: LossContext) -> None:
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """Peak of torch's own allocations on the CPU above the start."""
-    with _muted(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with muted(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     results = recorded.profiler.kineto_results
     events = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
@@ -228,7 +270,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 @contextlib.contextmanager
-def _muted() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """Without the lines that the profiler's library prints past Python."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,12 +19,17 @@ def checkpoint_activations(encoder: nn.Module) -> int:
     block), outermost ones only; an encoder without any is one block. Dropout draws the same again, and batch
     normalisation does not count a batch twice.
     """
-    blocks = _blocks(encoder) or [encoder]
+    blocks = blocks_of(encoder)
     for block in blocks:
         block.forward = functools.partial(
             checkpoint, block.forward, use_reentrant=False, context_fn=functools.partial(_contexts, block)
         )
     return len(blocks)
+
+
+def blocks_of(encoder: nn.Module) -> list[nn.Module]:
+    """The parts that `checkpoint_activations` computes again, each by itself."""
+    return _blocks(encoder) or [encoder]
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
