@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
-from gentle_core.losses import clip_loss, klot_loss, mk_mmd, neighbour_loss, sdd, ssl_loss
+from gentle_core.losses import clip_loss, klot_loss, mk_mmd, neighbour_loss, sdd, sinkhorn_divergence, ssl_loss
 from gentle_core.losses.distances import median_bandwidth, total_variance
 from gentle_core.losses.ranks import AcrossRanks, gather_rows
 from gentle_core.losses.tileforms import Bases
@@ -72,6 +72,7 @@ def check_terms(rank, world, group):
         "mmd cubic": lambda x, y, **o: mk_mmd(x, y, beta, degree=3, **o),
         "sdd": lambda x, y, **o: sdd(s * x, y, **o),
         "klot": lambda x, y, **o: klot_loss(x, y, x.detach().roll(1, 0), y.detach(), 0.2, steps=300, **o),
+        "sinkhorn": lambda x, y, tile=4, **o: sinkhorn_divergence(x, y, 0.3, tile=tile or 99, **o),
         "neighbours": lambda x, y, **o: neighbour_loss(x, y.detach().roll(1, 0), y, **o),
         "sdd raw": lambda x, y, **o: sdd(s * x, y, 0.8, False, True, **o),
         "sigma": lambda x, y, **o: total_variance(x) * s,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 
 import pytest
 import torch
 
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
 from gentle_core.builtin import KlotConfig, NeighboursConfig, SinkhornConfig
-from gentle_core.errors import DataError
-from gentle_core.losses import klot_loss, neighbour_loss, sinkhorn_divergence
+from gentle_core.errors import ComponentError, DataError
+from gentle_core.losses import klot_loss, neighbour_loss, sinkhorn, sinkhorn_divergence
 from gentle_core.losses.klot import Klot
 from gentle_core.losses.neighbours import Neighbours
 from gentle_core.losses.plans import potentials
@@ -142,6 +143,32 @@ def test_the_sinkhorn_divergence_of_a_shift_is_half_its_square(unit, blur):
         sinkhorn_divergence(u, u + shift, blur, 0.9), shift.square().sum() / 2, rtol=2e-3, atol=1e-6
     )
     assert sinkhorn_divergence(u, u, blur).abs() < 1e-9 and sinkhorn_divergence(u[:0], u) == 0
+
+
+@pytest.mark.skipif(not HAS_GEOMLOSS, reason="geomloss is not installed")
+@pytest.mark.parametrize("tile", [7, 64])
+@pytest.mark.parametrize(("blur", "scaling"), [(0.05, 0.5), (0.3, 0.9), (9.0, 0.5)])
+def test_the_sinkhorn_divergence_in_tiles_is_that_of_geomloss(unit, blur, scaling, tile):
+    u, v = unit(30, 5, 1).requires_grad_(), (unit(41, 5, 2) + 0.3).requires_grad_()
+    low = [x.detach().float().requires_grad_() for x in (u, v)]
+    found = []
+    for leaves, size in (((u, v), 0), ((u, v), tile), (low, tile)):
+        value = sinkhorn_divergence(*leaves, blur, scaling, tile=size)
+        found.append([value.double(), *(x.double() for x in torch.autograd.grad(value, leaves))])
+    for reference, double, single in zip(*found, strict=True):
+        torch.testing.assert_close(double, reference, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(single, reference, rtol=1e-4, atol=2e-6)
+
+
+def test_many_rows_or_a_given_tile_need_no_geomloss(unit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "geomloss", None)
+    u, v = unit(12, 3, 1), unit(9, 3, 2)
+    with pytest.raises(ComponentError, match="pip install geomloss, or give train.tile"):
+        sinkhorn_divergence(u, v)
+    in_tiles = sinkhorn_divergence(u, v, tile=4)
+    monkeypatch.setattr(sinkhorn, "WHOLE_ROWS", 8)
+    assert sinkhorn_divergence(u, v) == pytest.approx(in_tiles.item(), rel=1e-12)
+    assert sinkhorn_divergence(u, u, tile=4).abs() < 1e-9 and sinkhorn_divergence(u[:0], v, tile=4) == 0
 
 
 @pytest.mark.skipif(not HAS_GEOMLOSS, reason="geomloss is not installed")

@@ -309,7 +309,7 @@ def test_finite_whatever_the_rows(unit, rows, kind, tile):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rows", [8192, 65536])
 def test_finite_for_many_rows(unit, rows):
     u, v = (unit(rows, 8, seed, torch.float32).requires_grad_() for seed in (1, 2))
