@@ -235,9 +235,13 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
         if "train.evaluate_every" not in settings and recipe.train.steps:
             settings |= {"train.evaluate_every": max(1, recipe.train.steps // LOOKS)}
     forms = method.closed_form
-    yield Variant(name, label, settings, method.search, forms, tuned_as=method.tuned_as, paired=method.paired)
-    spec = catalog.get("loss", recipe.objective.use).spec
-    wanted = needs(spec, recipe.objective.config, lambda use: catalog.get("loss", use).spec)
+    variant = Variant(name, label, settings, method.search, forms, tuned_as=method.tuned_as, paired=method.paired)
+    yield variant
+    wanted: set[str] = set()
+    for choice in variant.grid():  # a search may bring a term in
+        objective = _load(study, name, settings | choice, catalog).recipe.objective
+        spec = catalog.get("loss", objective.use).spec
+        wanted |= needs(spec, objective.config, lambda use: catalog.get("loss", use).spec)
     # Every closed form may correct hubness with the pools.
     for control in method.controls if forms or wanted & {"unpaired", "pseudo"} else ():
         if forms and control == "equal_rows":

@@ -17,6 +17,14 @@ def test_controls_are_made_for_methods_that_use_unmatched_rows(plan_of):
         assert recipe.evaluate.splits == ("val", "test")
 
 
+def test_a_search_that_brings_in_unmatched_rows_brings_in_the_controls(plan_of):
+    text = 'recipe = "toy.toml"\n[methods.a]\nsettings.objective = { use = "core/gentle", mu = 0, delta = 0, eta = 0 }\n'
+    assert list(plan_of(text).variants) == ["a"]
+    assert list(plan_of(text + 'search."objective.delta" = [0.0, 0.3]\n').variants) == [
+        "a", "a+pairs_only", "a+equal_rows",
+    ]  # fmt: skip
+
+
 def test_a_control_differs_from_its_method_in_nothing_but_the_unpaired_data(plan_of):
     plan = plan_of()
     of = {job.folder: plan.resolve(job).recipe for job in plan.finals({("clip", 0): 1, ("clip", 1): 0})}
