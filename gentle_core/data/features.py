@@ -132,7 +132,8 @@ class FeatureStore:
         """Features (n, width) of these keys, which must all be there."""
         rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
         where = np.searchsorted(self._starts, rows, side="right") - 1
-        found = torch.empty(len(keys), self._shards[0].shape[1])
+        # Encoders without weights of their own may share a store, and differ in width.
+        found = torch.empty(len(keys), self._shards[where[0]].shape[1])
         for shard in np.unique(where):
             places = np.flatnonzero(where == shard)
             within = torch.from_numpy(rows[places] - self._starts[shard])

@@ -88,6 +88,15 @@ def gentle_datasets() -> list[DatasetSpec]:
             deviations=_EITHER,
             summary="Labelled scenes, a folder a class: UCM, WHU-RS19, RSSCN7, AID, RESISC45 and the like",
         ),
+        DatasetSpec(
+            name="scenes",
+            modalities=(SCENE, BANDS),
+            config=datasets.ScenesConfig,
+            target="gentle_remote_sensing.datasets.folder:build_scenes",
+            example="gentle_remote_sensing.samples:classes",
+            deviations=_EITHER,
+            summary="Scenes without captions, as a further source of unmatched items",
+        ),
     ]
 
 

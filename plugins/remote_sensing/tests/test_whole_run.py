@@ -153,6 +153,20 @@ def test_train_check_and_classify(scenes, small, capsys):
     assert "nothing: no such folder" in capsys.readouterr().err
 
 
+def test_pools_from_further_folders_and_files(scenes, small):
+    (scenes / "more.jsonl").write_text('{"captions": ["sand", "a river"]}\n{"caption": "trees"}\n')
+    further = (
+        f'dataset.unpaired=[{{ use = "remote-sensing/scenes", path = "{scenes}/classes" }}, '
+        f'{{ use = "vision-language/captions", path = "{scenes}/more.jsonl" }}, 0.0]'
+    )
+    out = scenes / "run"
+    done = invoke(["run", str(scenes / "recipe.toml"), "--out", str(out), "--plugin", str(small), "--set", further,
+                   "--set", "train.steps=2", "--set", "towers.text.unpaired_rows=2"])  # fmt: skip
+    assert done == 0
+    data = json.loads((out / "manifest.json").read_text())["data"]
+    assert data["pools"] == {"image": 10, "text": 3} and data["unpaired_rows"] == {"image": 10, "text": 2}
+
+
 def test_without_data_the_check_says_what_belongs_there(scenes, small, capsys):
     (scenes / "data" / "dataset_rsicd.json").rename(scenes / "elsewhere.json")
     assert invoke(["check", str(scenes / "recipe.toml"), "--plugin", str(small)]) == 4

@@ -51,6 +51,8 @@ def test_rows_come_from_many_shards_in_the_order_that_is_asked_for(tmp_path):
     store, order = FeatureStore(tmp_path, "k"), [9, 3, 0, 4, 3, 2]
     assert len(store) == 10 and keys[5] in store and content_key("other") not in store
     assert torch.equal(store.take([keys[i] for i in order]), values[order])
+    store.add([content_key("of another width")], torch.ones(1, 5))
+    assert store.take([content_key("of another width")]).shape == (1, 5) and store.take(keys[:1]).shape == (1, 2)
 
 
 def test_what_occurs_twice_is_encoded_once(tmp_path):

@@ -18,7 +18,7 @@ def test_controls_are_made_for_methods_that_use_unmatched_rows(plan_of):
 
 
 def test_a_search_that_brings_in_unmatched_rows_brings_in_the_controls(plan_of):
-    text = 'recipe = "toy.toml"\n[methods.a]\nsettings.objective = { use = "core/gentle", mu = 0, delta = 0, eta = 0 }\n'
+    text = 'recipe = "toy.toml"\n[methods.a]\nsettings.objective = { mu = 0, delta = 0, eta = 0 }\n'
     assert list(plan_of(text).variants) == ["a"]
     assert list(plan_of(text + 'search."objective.delta" = [0.0, 0.3]\n').variants) == [
         "a", "a+pairs_only", "a+equal_rows",

@@ -27,15 +27,10 @@ class CaptionsConfig(SceneChecks):
     """What the caption datasets share.
 
     Attributes:
-        more_captions: files of captions without images, which become unmatched texts of the training split: JSONL
-            (`{"captions": ["…", …]}` a line), or text with a caption a line.
-        more_images: folders of images without captions, which become unmatched images of the training split.
         keywords: words that make up the labels of the captions, for `remote-sensing/keyword-labels`; empty for the
             names of the scene classes of RSICD, UCM and Sydney.
     """
 
-    more_captions: tuple[Path, ...] = attrs.field(default=(), converter=tuple)
-    more_images: tuple[Path, ...] = attrs.field(default=(), converter=tuple)
     keywords: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
@@ -83,3 +78,14 @@ class SceneFolderConfig(SceneChecks):
     path: Path
     names: Mapping[str, str] = attrs.field(factory=dict)
     templates: tuple[str, ...] = attrs.field(default=("an aerial photograph of {}.",), converter=tuple)
+
+
+@attrs.frozen(kw_only=True)
+class ScenesConfig(SceneChecks):
+    """Options of `remote-sensing/scenes`.
+
+    Attributes:
+        path: a folder of images, in any subfolders.
+    """
+
+    path: Path

@@ -1,15 +1,17 @@
-"""`remote-sensing/scene-folder`: labelled scenes, a folder a class, as UCM, WHU-RS19, RSSCN7, AID and RESISC45 come."""
+"""Folders of scenes: `remote-sensing/scene-folder`, a folder a class, as UCM, WHU-RS19, RSSCN7, AID and RESISC45 come;
+and `remote-sensing/scenes`, of which nothing is known."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gentle_core.api import BuildContext, DataError
-from gentle_remote_sensing.datasets.config import SceneFolderConfig
+from gentle_remote_sensing.datasets.config import SceneFolderConfig, ScenesConfig
 from gentle_remote_sensing.datasets.names import class_names
 from gentle_remote_sensing.datasets.scenes import SPLITS, checked, image_file, served_as
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry
-from gentle_vision_language.datasets.files import SUFFIX, image_files
+from gentle_vision_language.datasets.files import SUFFIX, image_files, image_paths
 from gentle_vision_language.datasets.skips import Skips
 from gentle_vision_language.datasets.splits import split_name
 
@@ -40,6 +42,22 @@ def build(config: SceneFolderConfig, context: BuildContext) -> CaptionDataset:
         "class_names": class_names(classes, config.names), "templates": list(config.templates),
     }  # fmt: skip
     return CaptionDataset(splits, facts, image_modality=served_as(config))
+
+
+def build_scenes(config: ScenesConfig, context: BuildContext) -> CaptionDataset:
+    """Images without captions. Raises DataError where there are none, and under `strict` for what would be skipped."""
+    skips = Skips(config.strict)
+    entries = [
+        Entry(os.path.relpath(place, config.path), image_file(config, place), (), source=place)
+        for place in image_paths(config.path)
+    ]
+    whole = checked(entries, skips, config, context)
+    if not whole:
+        raise DataError("; ".join(filter(None, (f"{config.path}: no usable image", skips.notice()))))
+    if notice := skips.notice():
+        context.notify(notice)
+    facts = {"source": str(config.path), "skipped": skips.facts()}
+    return CaptionDataset({"train": [e for e in entries if e.id in whole]}, facts, image_modality=served_as(config))
 
 
 def split_roots(path: Path) -> dict[str, Path]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from gentle_core.api import BuildContext, DataError, ItemIndex
 from gentle_remote_sensing.bands import BANDS, BandsFile, problem
 from gentle_remote_sensing.datasets.config import CaptionsConfig, SceneChecks
 from gentle_remote_sensing.datasets.names import KEYWORDS, Keywords
-from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, usable
-from gentle_vision_language.datasets.flickr8k import image_files
+from gentle_vision_language.datasets.captions import CaptionDataset, Entry, usable
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.text_files import read_lines
 from gentle_vision_language.items import ImageFile
 
 SCENE, TEXT = "aerial-image", "text"
@@ -98,12 +95,7 @@ class Reader:
         self.skips = Skips(self.config.strict)
 
     def dataset(self, facts: Mapping[str, Any], where: Path) -> SceneDataset:
-        """The dataset of what was read and of the unmatched captions and images that the options name.
-
-        Raises DataError where nothing usable is left.
-        """
-        self._more_captions()
-        self._more_images()
+        """The dataset of what was read. Raises DataError where nothing usable is left."""
         whole = checked([entry for _, entry in self.entries], self.skips, self.config, self.context)
         splits = {s: [e for split, e in self.entries if split == s and e.id in whole] for s in SPLITS}
         if not any(splits.values()):
@@ -112,45 +104,3 @@ class Reader:
             self.context.notify(notice)
         more = {"source": str(where), "skipped": self.skips.facts(), "left_out": dict(self.counts)}
         return SceneDataset(splits, {**more, **facts}, self.config.keywords or KEYWORDS, served_as(self.config))
-
-    def _more_captions(self) -> None:
-        for path in self.config.more_captions:
-            for number, texts in read_captions(path, self.skips):
-                kept = clean_captions(texts, f"{path}:{number}", self.skips)
-                if kept:
-                    self.entries.append(("train", Entry(f"{path.stem}:{number}", None, kept, source=str(path))))
-                    self.counts["captions_without_images"] += len(kept)
-
-    def _more_images(self) -> None:
-        for folder in self.config.more_images:
-            for name, path in image_files(folder).items():
-                entry = Entry(f"{folder.name}/{name}", image_file(self.config, path), (), source=str(folder))
-                self.entries.append(("train", entry))
-                self.counts["images_without_captions"] += 1
-
-
-def read_captions(path: Path, skips: Skips) -> Iterable[tuple[int, list[Any]]]:
-    """(line, captions) of a file of captions without images: JSONL, or text with a caption a line.
-
-    A line of JSON is {"captions": [...]}, {"caption": "..."}, a list of captions or one caption.
-    """
-    is_json = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-    for number, line in read_lines(path, skips):
-        if not line.strip():
-            continue
-        if not is_json:
-            yield number, [line]
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:
-            skips.add(f"{path}:{number}", "is no JSON", "lines that are no JSON")
-            continue
-        if isinstance(value, Mapping):
-            value = value.get("captions", value.get("caption"))
-        if isinstance(value, str):
-            value = [value]
-        if isinstance(value, list):
-            yield number, value
-        else:
-            skips.add(f"{path}:{number}", 'holds no "captions"', "lines without captions")

@@ -6,7 +6,7 @@ import pytest
 
 from gentle_core.api import DataError
 from gentle_remote_sensing.datasets import folder
-from gentle_remote_sensing.datasets.config import SceneFolderConfig
+from gentle_remote_sensing.datasets.config import SceneFolderConfig, ScenesConfig
 
 
 @pytest.fixture
@@ -61,3 +61,16 @@ def test_what_is_no_folder_of_classes(scenes, tmp_path, make_image, context):
         folder.build(SceneFolderConfig(path=tmp_path / "flat"), context)
     with pytest.raises(DataError, match="only images of class River"):
         folder.build(SceneFolderConfig(path=scenes("one", ("River",))), context)
+
+
+def test_scenes_of_which_nothing_is_known(tmp_path, make_image, context, notices):
+    for name in ("a/1.png", "b/1.png", "2.png"):
+        make_image(tmp_path / "more" / name)
+    (tmp_path / "more" / "3.png").write_bytes(b"no picture")
+    data = folder.build_scenes(ScenesConfig(path=tmp_path / "more"), context)
+    assert set(data.index("train")["aerial-image"].items) == {"a/1.png", "b/1.png", "2.png"}
+    assert data.index("test") == {} and "3.png" in notices[0] and data.facts()["skipped"]["count"] == 1
+    with pytest.raises(DataError, match="no picture|no image that Pillow can read"):
+        folder.build_scenes(ScenesConfig(path=tmp_path / "more", strict=True), context)
+    with pytest.raises(DataError, match="no such folder"):
+        folder.build_scenes(ScenesConfig(path=tmp_path / "nowhere"), context)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,33 +138,6 @@ def test_a_union_of_nothing(tmp_path, context):
         karpathy.build_union(UnionConfig(path=tmp_path), context)
     with pytest.raises(DataError, match="no such folder"):
         karpathy.build_union(UnionConfig(path=tmp_path / "nowhere"), context)
-
-
-def test_captions_and_images_without_a_mate_join_the_training_pools(rsicd, tmp_path, make_image, context, notices):
-    lines = [
-        json.dumps({"captions": ["one", "two"]}), json.dumps({"caption": "three"}), json.dumps(["four"]), '"five"',
-        "{broken", json.dumps({"label": "x"}), json.dumps({"captions": [""]}), "",
-    ]  # fmt: skip
-    (tmp_path / "more.jsonl").write_bytes("\n".join(lines).encode() + b'\n"caf\xe9"\n')
-    (tmp_path / "plain.txt").write_text("a line of text\n")
-    make_image(tmp_path / "unlabelled" / "x.png")
-    config = KarpathyConfig(
-        path=rsicd,
-        more_captions=(tmp_path / "more.jsonl", tmp_path / "plain.txt"),
-        more_images=(tmp_path / "unlabelled",),
-    )
-    data = karpathy.build_rsicd(config, context)
-    train = data.index("train")
-    assert train["text"].items[3:] == ("more:1#0", "more:1#1", "more:2#0", "more:3#0", "more:4#0", "plain:1#0")
-    assert data.load("text", ["more:1#1", "plain:1#0"]) == ["two", "a line of text"]
-    assert train["aerial-image"].items[-1] == "unlabelled/x.png"
-    assert "unlabelled/x.png" not in train["text"].samples and "text" in data.index("val")
-    assert data.facts()["left_out"] == {"captions_without_images": 6, "images_without_captions": 1}
-    assert data.facts()["skipped"]["kinds"] == {
-        "lines that are no JSON": 1, "lines without captions": 1, "empty captions": 1, "not UTF-8": 1
-    }  # fmt: skip
-    with pytest.raises(DataError, match="nowhere.txt: no such file"):
-        karpathy.build_rsicd(KarpathyConfig(path=rsicd, more_captions=(Path("nowhere.txt"),)), context)
 
 
 def test_real_rsicd(real_data, context, notices):
