@@ -154,7 +154,7 @@ def test_train_check_and_classify(scenes, small, capsys):
 
 
 def test_pools_from_further_folders_and_files(scenes, small):
-    (scenes / "more.jsonl").write_text('{"captions": ["sand", "a river"]}\n{"caption": "trees"}\n')
+    (scenes / "more.jsonl").write_text('{"captions": ["sand", "a river"]}\n{"captions": "trees"}\n')
     further = (
         f'dataset.unpaired=[{{ use = "remote-sensing/scenes", path = "{scenes}/classes" }}, '
         f'{{ use = "vision-language/captions", path = "{scenes}/more.jsonl" }}, 0.0]'

@@ -102,7 +102,9 @@ def build_captions(config: CaptionsConfig, context: BuildContext) -> CaptionData
     for file in _files(config.path):
         rows = _lines(file, skips) if file.suffix.lower() not in TABLES else _texts(file, config.caption_key, skips)
         for where, texts in rows:
-            if captions := clean_captions(texts, where, skips):
+            if not texts:
+                skips.add(where, "has no caption", "empty captions")
+            elif captions := clean_captions(texts, where, skips):
                 entries.append(("train", Entry(where, None, captions, source=str(file))))
     checks = ImageChecks(strict=config.strict)
     return finished(entries, checks, skips, context, {"source": str(config.path)}, f"{config.path}: holds no text")

@@ -154,14 +154,15 @@ def test_one_clear_error(name, content, says, folder, tmp_path, context):
 def test_texts_alone(tmp_path, context, notices):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_bytes(b"one\n\ntwo\nthr\xe9e\n")
-    (tmp_path / "texts" / "b.jsonl").write_text('{"captions": ["three", "four"]}\n{"captions": [""]}\n')
+    rows = '{"captions": ["three", "four"]}', '{"captions": [""]}', '{"other": "five"}'
+    (tmp_path / "texts" / "b.jsonl").write_text("\n".join(rows))
     data = build_captions(CaptionsConfig(path=tmp_path / "texts"), context)
     items = data.index("train")["text"]
     assert set(data.index("train")) == {"text"}
     assert data.load("text", items.items) == ["one", "two", "three", "four"]
     assert items.samples[2] == items.samples[3]
     assert data.index("val") == {}
-    assert data.facts()["skipped"]["kinds"] == {"not UTF-8": 1, "empty captions": 1}
+    assert data.facts()["skipped"]["kinds"] == {"not UTF-8": 1, "empty captions": 2}
     with pytest.raises(DataError, match="no such file"):
         build_captions(CaptionsConfig(path=tmp_path / "none.txt"), context)
 
