@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import attrs
 
+from gentle_core.closed_form.names import FormName
 from gentle_core.hookspecs import hookimpl
 from gentle_core.schedule import Schedule, always_zero, as_weight
 from gentle_core.specs import HealthCheck, LossSpec, Need, TaskSpec, TeacherSpec
@@ -147,6 +148,20 @@ class PseudoPairsConfig:
 
 @attrs.frozen(kw_only=True)
 class ClosedFormTeacherConfig:
+    """Options of `core/closed-form`, the teacher.
+
+    Attributes:
+        forms: the closed forms among which validation chooses, as `gentle baseline` does: one that uses the pools is
+            taken only where it is clearly better there. Those that build on CCA need not name it.
+    """
+
+    forms: tuple[FormName, ...] = attrs.field(
+        default=("cca", "propagation", "ot-em", "ensemble"), validator=attrs.validators.min_len(1)
+    )
+
+
+@attrs.frozen(kw_only=True)
+class CcaTeacherConfig:
     """Options of `core/cca`, the teacher.
 
     Attributes:
@@ -628,10 +643,16 @@ def gentle_teachers() -> Iterable[TeacherSpec]:
     return [
         TeacherSpec(
             name="cca",
-            config=ClosedFormTeacherConfig,
+            config=CcaTeacherConfig,
             target="gentle_core.teachers.cca:build",
             summary="Regularised CCA on the encoder features of the pairs",
             citation="Hotelling 1936, Biometrika 28",
+        ),
+        TeacherSpec(
+            name="closed-form",
+            config=ClosedFormTeacherConfig,
+            target="gentle_core.teachers.closed_form:build",
+            summary="The closed form that validation favours: CCA, label propagation, OT-EM CCA or their average",
         ),
         TeacherSpec(
             name="average",

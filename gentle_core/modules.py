@@ -71,6 +71,10 @@ class TeacherModule:
     def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
         raise TypeError(f"{type(self).__name__} must define embed(view)")
 
+    def says(self) -> str:
+        """A sentence about its last answer, for people; none by default."""
+        return ""
+
     def observe(self, model: Any, step: int) -> None:
         """Nothing to do by default."""
 

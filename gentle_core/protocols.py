@@ -103,7 +103,8 @@ class Task(Protocol):
 class TeacherView(Protocol):
     """What a teacher may look at: pairs, pools and validation items of two towers, and the model as it stands.
 
-    `part` is "pairs" (row i of one tower and row i of the other are mates), "pool" (no mates are known), or "val"
+    `part` is "pairs" (row i of one tower and row i of the other are mates), "matched" (all items of the paired samples,
+    five captions of an image for instance; mates have equal numbers in `groups`), "pool" (no mates are known), or "val"
     (mates have equal ids in `samples`). Which pool items are mates in truth is nowhere in it.
     """
 
@@ -121,6 +122,9 @@ class TeacherView(Protocol):
 
     def samples(self, tower: str) -> Sequence[str]:
         """Sample ids of the validation items."""
+
+    def groups(self, tower: str) -> Sequence[int]:
+        """The number of each matched item's sample, from 0."""
 
     def saved(self, path: Any) -> Any:
         """The model of a finished run, with the components that this run has."""

@@ -10,17 +10,19 @@ import click
 
 from gentle_core.catalog import Catalog
 from gentle_core.cli.common import note_problems, plugin_options, set_option, verbose_option
+from gentle_core.closed_form.names import FORM_NAMES
 
 if TYPE_CHECKING:
     from gentle_core.engine.baseline import BaselineResult
-
-FORMS = ("ridge", "cca", "procrustes", "propagation", "ot-em")
 
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE|RUN")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory [default: runs/<recipe>-<n>].")
-@click.option("--form", "forms", multiple=True, type=click.Choice(FORMS), help="Only this closed form; repeatable.")
+@click.option(
+    "--form", "forms", multiple=True, type=click.Choice(FORM_NAMES), help="Only this closed form; repeatable."
+)
+@click.option("--no-hubness", is_flag=True, help="Without corrections of hubness.")
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @plugin_options
@@ -29,6 +31,7 @@ def baseline(
     recipe: str,
     out: Path | None,
     forms: tuple[str, ...],
+    no_hubness: bool,
     sets: tuple[str, ...],
     as_json: bool,
     find_catalog: Callable[[], Catalog],
@@ -59,7 +62,7 @@ def baseline(
 
     display = Display()
     display.say(f"run directory: {out}")
-    result = run_baselines(resolved, out, display, forms=forms or FORMS, trained=run)
+    result = run_baselines(resolved, out, display, forms=forms or FORM_NAMES, correct=not no_hubness, trained=run)
     if as_json:
         import json
 

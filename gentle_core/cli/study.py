@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gentle_core.cli.common import note_problems, verbose_option
+from gentle_core.cli.common import note_problems, set_option, verbose_option
 from gentle_core.errors import GentleError
 
 
@@ -15,12 +15,19 @@ from gentle_core.errors import GentleError
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder [default: studies/<study>].")
 @click.option("--processes", type=click.IntRange(1), help="Runs at a time [default: as the study says].")
+@set_option
 @click.option("--dry-run", is_flag=True, help="Say which runs there would be, and stop.")
 @click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load a single-file plugin.")
 @click.option("--no-plugins", is_flag=True, help="Load no installed plugin, the core's components alone.")
 @verbose_option
 def study(
-    study: Path, out: Path | None, processes: int | None, dry_run: bool, files: tuple[str, ...], no_plugins: bool
+    study: Path,
+    out: Path | None,
+    processes: int | None,
+    sets: tuple[str, ...],
+    dry_run: bool,
+    files: tuple[str, ...],
+    no_plugins: bool,
 ) -> None:
     """Compare methods over numbers of pairs and seeds, pair by pair, with controls.
 
@@ -31,6 +38,7 @@ def study(
     Examples:
       gentle study pools.toml --dry-run
       gentle study pools.toml --processes 2
+      gentle study scenes.toml --set dataset.path=../data/RSICD
     """
     from gentle_core.plugins import discover
     from gentle_core.study.model import read_study
@@ -38,7 +46,7 @@ def study(
 
     catalog = discover(enabled=not no_plugins, files=files)
     note_problems(catalog)
-    plan = make_plan(read_study(study), catalog)
+    plan = make_plan(read_study(study, sets), catalog)
     root = folder_of(plan.study, out)
     if dry_run:
         _say(plan)

@@ -1,8 +1,9 @@
 """Every closed form on the same features, each with its settings chosen on validation, and a choice among them.
 
 A `Fitted` form is a pipeline from features to unit embeddings: a linear map, then perhaps a propagation over a graph,
-then perhaps a hubness correction. What makes use of unmatched rows is marked, and has a twin that does without, so that
-the gain of the pools can be read off; `choose` takes it only where validation favours it clearly.
+then perhaps a hubness correction. An `Ensemble` averages the cosines of several. What makes use of unmatched rows is
+marked, and has a twin that does without, so that the gain of the pools can be read off; `choose` takes it only where
+validation favours it clearly.
 
 Validation pairs are used for choices alone. The pools come without any pairing.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 import numpy as np
@@ -38,7 +39,9 @@ LABELS = {
     "procrustes": "Procrustes, closed form",
     "propagation": "Label propagation on CCA",
     "ot-em": "OT-EM CCA",
+    "ensemble": "Cosines averaged",
 }
+TRAINED = "Trained heads"
 ONLY_PAIRS = " (pairs only)"
 
 LIFTABLE = tuple(settings for settings in GRID if settings.method != "qb-norm")
@@ -54,6 +57,9 @@ BANK_ROWS, GRAPH_ROWS = 2500, 8000
 SHARES, EPSILONS, ROUNDS, MIXINGS = (0.3, 0.5), (0.04, 0.08), 5, (0.0, 0.5)
 """Of OT-EM CCA; a share of 0 is tried with every mixing and ridge."""
 
+MEMBERS = 4
+"""Forms in an average, at most."""
+
 CLEAR = 0.3829
 """Level of the interval by which the gain of a form with pools must exceed 0: about half a standard error."""
 
@@ -67,6 +73,9 @@ class Features:
         labels_x, labels_y: (N_x,), (N_y,) the number of each one's sample, from 0: equal numbers are pairs.
         pool_x, pool_y: (n, p), (m, q) features of the unmatched pools, in any order.
         x_val, y_val: validation features, with `samples_x_val`, `samples_y_val` for their sample ids.
+        joint: how many columns of x and y, the last ones, are a trained model's joint embeddings. They are not features
+            to fit on, but a form of their own.
+        joint_saw_pools: whether unmatched rows took part in that model's training.
     """
 
     items_x: Tensor
@@ -79,6 +88,8 @@ class Features:
     y_val: Tensor
     samples_x_val: Sequence[Any]
     samples_y_val: Sequence[Any]
+    joint: tuple[int, int] = (0, 0)
+    joint_saw_pools: bool = True
     x: Tensor = attrs.field(init=False)
     """(N, p), (N, q) features of the pairs, row by row: a sample with several items pairs in every combination."""
     y: Tensor = attrs.field(init=False)
@@ -92,18 +103,29 @@ class Features:
     def has_pools(self) -> bool:
         return len(self.pool_x) > 0 or len(self.pool_y) > 0
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """How many columns are features to fit on."""
+        return self.items_x.shape[1] - self.joint[0], self.items_y.shape[1] - self.joint[1]
 
-@attrs.frozen(eq=False)
-class Fitted:
-    """A closed form, fitted.
+    def to_fit(self) -> Features:
+        """The same without the joint embeddings."""
+        if not any(self.joint):
+            return self
+        p, q = self.widths
+        columns = {"items_x": p, "pool_x": p, "x_val": p, "items_y": q, "pool_y": q, "y_val": q}
+        return attrs.evolve(self, joint=(0, 0), **{name: getattr(self, name)[:, :k] for name, k in columns.items()})
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Form:
+    """What takes features of two modalities into one space: a closed form, a trained model's heads, or an average.
 
     Attributes:
         name, label: "ot-em", "OT-EM CCA".
         pools: whether unmatched rows took part.
         settings: what was chosen.
-        map: features to unit embeddings.
-        graphs: a propagation on top, for x and y.
-        hubness: a correction on top of that.
+        hubness: a correction on top.
         ranks: of the validation items, by direction.
         seconds: what fitting and choosing took.
     """
@@ -112,16 +134,13 @@ class Fitted:
     label: str
     pools: bool
     settings: Mapping[str, Any]
-    map: Alignment
-    graphs: tuple[Graph, Graph] | None = None
     hubness: Corrected | None = None
     ranks: Mapping[str, Ranks] = attrs.field(factory=dict)
     seconds: float = 0.0
 
     def plain(self, features: Any, side: Side) -> Tensor:
-        """Unit embeddings (n, k) float64 of features, without the hubness correction."""
-        z = torch.from_numpy(self.map.embed_x(features) if side == "x" else self.map.embed_y(features))
-        return z if self.graphs is None else self.graphs[side == "y"].embed(z)
+        """Unit embeddings (n, k) float64 of features (n, p), without the hubness correction."""
+        raise NotImplementedError
 
     def embed(self, features: Any, side: Side) -> Tensor:
         """Unit embeddings float64 whose inner products are the scores, correction included."""
@@ -134,6 +153,49 @@ class Fitted:
         return describe_all(self.ranks).get("retrieval/mean/recall", 0.0)
 
 
+F = TypeVar("F", bound=Form)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Fitted(Form):
+    """A closed form, fitted.
+
+    Attributes:
+        map: features to unit embeddings.
+        graphs: a propagation on top, for x and y.
+    """
+
+    map: Alignment
+    graphs: tuple[Graph, Graph] | None = None
+
+    def plain(self, features: Any, side: Side) -> Tensor:
+        seen = features[:, : len(self.map.x_map if side == "x" else self.map.y_map)]  # joint embeddings come after
+        z = torch.from_numpy(self.map.embed_x(seen) if side == "x" else self.map.embed_y(seen))
+        return z if self.graphs is None else self.graphs[side == "y"].embed(z)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Trained(Form):
+    """The joint embeddings of a trained model, which follow the first `skip` columns of x and y."""
+
+    skip: tuple[int, int]
+
+    def plain(self, features: Any, side: Side) -> Tensor:
+        z = as_tensor(features)[:, self.skip[side == "y"] :].double()
+        return z / z.norm(dim=1, keepdim=True).clamp_min(1e-300)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Ensemble(Form):
+    """The mean of the members' cosines, each without its own hubness correction."""
+
+    members: tuple[Form, ...]
+
+    def plain(self, features: Any, side: Side) -> Tensor:
+        parts = [member.plain(features, side) for member in self.members]
+        return torch.cat(parts, dim=1) / len(parts) ** 0.5
+
+
 def fit_forms(
     data: Features,
     forms: Iterable[str] = tuple(LABELS),
@@ -141,12 +203,14 @@ def fit_forms(
     hubness: bool = True,
     seed: int = 0,
     tell: Callable[[str], None] = lambda _: None,
-) -> list[Fitted]:
+) -> list[Form]:
     """All forms of these names, those with pools beside their twins without, and corrected ones beside plain ones.
+
+    With joint embeddings among the features, the trained heads are one form more.
 
     Args:
         forms: keys of `LABELS`. Forms that build on CCA fit it, but only what is named is returned.
-        hubness: also each of CCA, propagation and OT-EM with a correction, by each bank.
+        hubness: also each of CCA, propagation, OT-EM, heads and averages with a correction, by each bank.
         seed: of the rows that are drawn from large pools.
         tell: told what is being fitted.
 
@@ -158,27 +222,36 @@ def fit_forms(
         raise DataError(f"no closed form is called {', '.join(sorted(unknown))}; there are {', '.join(LABELS)}")
     if len(data.x) < 2:
         raise DataError(f"{len(data.x)} training pairs: closed forms need at least two")
-    found: list[Fitted] = []
+    bases: list[Form] = []
+    seen = data.to_fit()
     for name in ("ridge", "procrustes"):
         if name in wanted:
             tell(LABELS[name])
-            found.append(_linear(data, name)[0])
+            bases.append(_linear(seen, name)[0])
     if {"cca", "propagation", "ot-em"} & set(wanted):
         tell(LABELS["cca"])
-        cca, selected = _linear(data, "cca")
-        bases = [cca] if "cca" in wanted else []
+        cca, selected = _linear(seen, "cca")
+        bases += [cca] if "cca" in wanted else []
         if "propagation" in wanted:
             tell(LABELS["propagation"])
-            bases.append(_propagation(data, cca, False, seed))
-            bases += [_propagation(data, cca, True, seed)] if data.has_pools else []
+            bases.append(_propagation(seen, cca, False, seed))
+            bases += [_propagation(seen, cca, True, seed)] if data.has_pools else []
         if "ot-em" in wanted and data.has_pools:
             tell(LABELS["ot-em"])
-            bases.append(_ot_em(data, selected, seed))
-        for base in bases:
-            found.append(base)
-            if hubness:
-                found += corrected(data, base, seed)
-    return sorted(found, key=lambda form: [*LABELS].index(form.name))
+            bases.append(_ot_em(seen, selected, seed))
+    if any(data.joint):
+        form = Trained(name="trained", label=TRAINED, pools=data.joint_saw_pools, settings={}, skip=data.widths)
+        bases.append(_finish(data, form, time.perf_counter()))
+    if "ensemble" in wanted:
+        averages = [_ensemble(data, bases, pools) for pools in (False, True)]
+        bases += [average for average in averages if average is not None]
+    found: list[Form] = []
+    for base in bases:
+        found.append(base)
+        if hubness and base.name not in ("ridge", "procrustes"):
+            found += corrected(data, base, seed)
+    order = [*LABELS, "trained"]
+    return sorted(found, key=lambda form: order.index(form.name))
 
 
 def _drawn(data: Features, rows: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +274,7 @@ def _recall(ranks: Mapping[str, Ranks]) -> float:
     return describe_all(ranks)["retrieval/mean/recall"]
 
 
-def _finish(data: Features, form: Fitted, began: float) -> Fitted:
+def _finish(data: Features, form: F, began: float) -> F:
     ranks = _val_ranks(data, form.embed(data.x_val, "x"), form.embed(data.y_val, "y"))
     return attrs.evolve(form, ranks=ranks, seconds=time.perf_counter() - began)
 
@@ -212,7 +285,7 @@ def _linear(data: Features, name: str) -> tuple[Fitted, Selected]:
         data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x_val, samples_y_val=data.samples_y_val,
         method=name,  # type: ignore[arg-type]
     )  # fmt: skip
-    form = Fitted(name, LABELS[name], False, selected.settings, selected.alignment)
+    form = Fitted(name=name, label=LABELS[name], pools=False, settings=selected.settings, map=selected.alignment)
     return _finish(data, form, began), selected
 
 
@@ -238,15 +311,17 @@ def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
     settings = chosen[0].settings
     label = LABELS["propagation"] + ("" if pools else ONLY_PAIRS)
     said = {key: getattr(settings, key) for key in ("neighbours", "strength", "share", "root")}
-    form = Fitted("propagation", label, pools, {**cca.settings, **said}, cca.map, chosen)
+    form = Fitted(
+        name="propagation", label=label, pools=pools, settings={**cca.settings, **said}, map=cca.map, graphs=chosen
+    )
     return _finish(data, form, began)
 
 
 def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
     """OT-EM CCA, with the weights and the dimension of the chosen CCA.
 
-    First ridge and mixing alone (a share of 0), then two turns of matching from the best two ridges of each mixing,
-    then more turns and other shares from the best two of these, and the ridges next to the best.
+    First ridge and mixing alone (a share of 0), then two turns of matching from the best ridge of each mixing, then
+    more turns and other shares from the best two of these, and the ridges next to the best.
     """
     began = time.perf_counter()
     prepared = OtEmData.of(data.x, data.y, data.pool_x, data.pool_y, seed=seed)
@@ -266,7 +341,7 @@ def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
 
     for mixing, ridge in itertools.product(MIXINGS, RIDGES[2:]):
         attempt(OtEm(0.0, EPSILONS[0], 0, mixing, ridge, power, dimension))
-    starts = [start for mixing in MIXINGS for start in best(2, lambda s, a=mixing: s.mixing == a)]  # type: ignore[misc]
+    starts = [start for mixing in MIXINGS for start in best(1, lambda s, a=mixing: s.mixing == a)]  # type: ignore[misc]
     for start, epsilon in itertools.product(starts, EPSILONS):
         attempt(attrs.evolve(start, share=SHARES[-1], epsilon=epsilon, rounds=2))
     for start, share in itertools.product(best(2, lambda s: s.share > 0), SHARES):
@@ -279,14 +354,46 @@ def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
     said = {"l": settings.share, "a": settings.mixing, "ridge": settings.ridge, "power": power, "dimension": dimension}
     if settings.share:
         said |= {"epsilon": settings.epsilon, "rounds": settings.rounds}
-    return _finish(data, Fitted("ot-em", LABELS["ot-em"], True, said, fitted), began)
+    form = Fitted(name="ot-em", label=LABELS["ot-em"], pools=True, settings=said, map=fitted)
+    return _finish(data, form, began)
 
 
-def corrected(data: Features, base: Fitted, seed: int = 0) -> list[Fitted]:
+def _ensemble(data: Features, bases: Sequence[Form], pools: bool) -> Ensemble | None:
+    """The mean cosine of the forms that do best together on validation: the best one, then each that helps most.
+
+    With `pools` among all forms (None where none of those taken uses them), else among those on the pairs alone.
+    """
+    began = time.perf_counter()
+    rest = sorted((form for form in bases if pools or not form.pools), key=lambda form: -form.recall)
+    if not rest:
+        return None
+    val = [(form.plain(data.x_val, "x"), form.plain(data.y_val, "y")) for form in rest]
+    taken, best = [0], rest[0].recall
+    while len(taken) < MEMBERS:
+        tried = {}
+        for number in set(range(len(rest))) - set(taken):
+            # Equal shares need no weights: ranks do not depend on the rows' common length.
+            rows = (torch.cat([val[i][side] for i in (*taken, number)], dim=1) for side in (0, 1))
+            tried[number] = _recall(_val_ranks(data, *rows))
+        leader = max(tried, key=lambda number: tried[number], default=None)
+        if leader is None or tried[leader] <= best:
+            break
+        taken.append(leader)
+        best = tried[leader]
+    members = tuple(rest[i] for i in taken)
+    if len(members) < 2 or pools != any(member.pools for member in members):
+        return None
+    label = LABELS["ensemble"] + ("" if pools else ONLY_PAIRS)
+    settings = {"of": [member.label for member in members]}
+    form = Ensemble(name="ensemble", label=label, pools=pools, settings=settings, members=members)
+    return _finish(data, form, began)
+
+
+def corrected(data: Features, base: F, seed: int = 0) -> list[F]:
     """`base` with the hubness correction that validation favours, by each bank; nothing where that is none."""
     found = []
     banks = {"pairs": (data.items_x, data.items_y)} | (
-        {"unpaired": (data.pool_x, data.pool_y)} if data.has_pools else {}
+        {"unpaired": _drawn(data, BANK_ROWS, seed)} if data.has_pools else {}
     )
     val = (base.plain(data.x_val, "x"), base.plain(data.y_val, "y"))
     for bank, rows in banks.items():
@@ -314,9 +421,9 @@ class Choice:
         gain: its mean recall minus that of `pairs_only` on validation, with an interval of about half a standard error.
     """
 
-    form: Fitted
-    pairs_only: Fitted
-    with_pools: Fitted | None
+    form: Form
+    pairs_only: Form
+    with_pools: Form | None
     gain: Difference | None
 
     @property
@@ -333,7 +440,7 @@ class Choice:
         )
 
 
-def choose(forms: Sequence[Fitted], seed: int = 0) -> Choice:
+def choose(forms: Sequence[Form], seed: int = 0) -> Choice:
     """The best form on validation; one that uses pools only where it is better by more than half a standard error.
 
     Forms with pools have more settings to be lucky with, and pools can harm: hence the handicap.
@@ -351,32 +458,55 @@ def choose(forms: Sequence[Fitted], seed: int = 0) -> Choice:
 # -- on disk ---------------------------------------------------------------------------------------------------------
 
 
-def to_arrays(form: Fitted) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def to_arrays(form: Form, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A form as arrays and JSON-ready facts; `from_arrays` makes it whole again."""
-    m = form.map
-    arrays = {key: getattr(m, key) for key in ("mean_x", "mean_y", "x_map", "y_map", "strength")}
+    arrays: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {
-        "name": form.name, "label": form.label, "pools": form.pools, "settings": dict(form.settings),
-        "method": m.method, "groups": list(m.groups), "graph": None, "hubness": None,
+        "name": form.name, "label": form.label, "pools": form.pools, "settings": dict(form.settings), "hubness": None,
     }  # fmt: skip
-    if form.graphs is not None:
-        facts["graph"] = attrs.asdict(form.graphs[0].settings)
-        facts["profiles"] = form.graphs[0].profiles.shape[1]
-        if form.graphs[0].basis is not None:
-            arrays["basis"] = form.graphs[0].basis
-        for side, graph in zip("xy", form.graphs, strict=True):
-            sparse = graph.profiles
-            arrays |= {f"nodes_{side}": graph.nodes.numpy(), f"profiles_{side}": sparse.data}
-            arrays |= {f"indices_{side}": sparse.indices, f"ends_{side}": sparse.indptr}
     if form.hubness is not None:
         facts["hubness"] = attrs.asdict(form.hubness.settings)
         arrays |= {"bank_x": form.hubness.bank_u.numpy(), "bank_y": form.hubness.bank_v.numpy()}
-    return {key: np.ascontiguousarray(value) for key, value in arrays.items()}, facts
+    if isinstance(form, Fitted):
+        m = form.map
+        arrays |= {key: getattr(m, key) for key in ("mean_x", "mean_y", "x_map", "y_map", "strength")}
+        facts |= {"method": m.method, "groups": list(m.groups), "graph": None}
+        if form.graphs is not None:
+            facts["graph"] = attrs.asdict(form.graphs[0].settings)
+            facts["profiles"] = form.graphs[0].profiles.shape[1]
+            if form.graphs[0].basis is not None:
+                arrays["basis"] = form.graphs[0].basis
+            for side, graph in zip("xy", form.graphs, strict=True):
+                sparse = graph.profiles
+                arrays |= {f"nodes_{side}": graph.nodes.numpy(), f"profiles_{side}": sparse.data}
+                arrays |= {f"indices_{side}": sparse.indices, f"ends_{side}": sparse.indptr}
+    elif isinstance(form, Trained):
+        facts["skip"] = list(form.skip)
+    else:
+        assert isinstance(form, Ensemble)
+        facts["members"] = []
+        for number, member in enumerate(form.members):
+            inner, of_member = to_arrays(member, f"{number}.")
+            arrays |= inner
+            facts["members"].append(of_member)
+    return {prefix + key: np.ascontiguousarray(value) for key, value in arrays.items()}, facts
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Fitted:
+def from_arrays(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Form:
     """The inverse of `to_arrays`, without ranks."""
     a = dict(arrays)
+    common = {key: facts[key] for key in ("name", "label", "pools", "settings")}
+    if facts["hubness"]:
+        common["hubness"] = Corrected.of(Hubness(**facts["hubness"]), a["bank_x"], a["bank_y"])
+    if "members" in facts:
+        members = []
+        for number, of_member in enumerate(facts["members"]):
+            start = f"{number}."
+            own = {key.removeprefix(start): value for key, value in a.items() if key.startswith(start)}
+            members.append(from_arrays(own, of_member))
+        return Ensemble(**common, members=tuple(members))
+    if "skip" in facts:
+        return Trained(**common, skip=(facts["skip"][0], facts["skip"][1]))
     mapping = Alignment(
         facts["method"], a["mean_x"], a["mean_y"], a["x_map"], a["y_map"], a["strength"], tuple(facts["groups"])
     )
@@ -389,7 +519,4 @@ def from_arrays(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> F
             profiles = sp.csr_array(content, shape=(len(nodes), facts["profiles"]))
             made.append(Graph(settings, nodes, profiles, a.get("basis"), number))
         graphs = (made[0], made[1])
-    hubness = None
-    if facts["hubness"]:
-        hubness = Corrected.of(Hubness(**facts["hubness"]), a["bank_x"], a["bank_y"])
-    return Fitted(facts["name"], facts["label"], facts["pools"], facts["settings"], mapping, graphs, hubness)
+    return Fitted(**common, map=mapping, graphs=graphs)

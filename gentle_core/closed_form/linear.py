@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import attrs
 import numpy as np
+import scipy.linalg
 
 from gentle_core.closed_form.moments import Moments
 from gentle_core.errors import DataError
@@ -94,6 +95,11 @@ class Spectrum:
     basis_y: np.ndarray
     cross: np.ndarray
     """(p, q) covariance of the scaled features."""
+    turned: np.ndarray = attrs.field(init=False)
+    """(p, q) the same between the eigenvectors."""
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "turned", self.basis_x.T @ self.cross @ self.basis_y)
 
     @classmethod
     def of(cls, moments: Moments, standardize: bool = True) -> Spectrum:
@@ -120,6 +126,15 @@ class Spectrum:
         values_y, basis_y = _eigh(yy / np.outer(scale_y, scale_y))
         cross = xy / np.outer(scale_x, scale_y)
         return cls(mean_x, mean_y, scale_x, scale_y, values_x, values_y, basis_x, basis_y, cross)
+
+    @property
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which eigenvectors (p,), (q,) the cross-covariance knows of: few, with fewer pairs than features."""
+        found = []
+        for axis in (1, 0):
+            size = np.linalg.norm(self.turned, axis=axis)
+            found.append(size > 1e-12 * max(float(size.max(initial=0.0)), 1e-300))
+        return found[0], found[1]
 
     def with_cross(self, xy: np.ndarray) -> Spectrum:
         """The same sides with another cross-covariance (p, q) of the unscaled features."""
@@ -151,18 +166,40 @@ def _ridged(values: np.ndarray, ridge: float) -> np.ndarray:
     return np.where(damped > 1e-12 * max(float(damped.max(initial=0.0)), 1e-300), damped, np.inf)
 
 
-def cca(moments: Moments | Spectrum, ridge: float = 0.1) -> Alignment:
+def cca(moments: Moments | Spectrum, ridge: float = 0.1, dimension: int | None = None) -> Alignment:
     """Regularised CCA: the SVD of (Cxx + r_x I)^-½ Cxy (Cyy + r_y I)^-½, r = `ridge` times the mean eigenvalue.
 
     `strength` holds the (regularised) canonical correlations. With `ridge=0` and more rows than columns this is
     classical CCA. Columns come unweighted: see `Alignment.weighted`.
+
+    Args:
+        dimension: how many columns to find, for fits in a loop: fewer than there are cost less. They then come from
+            eigenvectors of the smaller Gram matrix, so that correlations below 1e-6 of the first one are left out.
     """
     s = moments if isinstance(moments, Spectrum) else Spectrum.of(moments)
-    white_x = s.basis_x / np.sqrt(_ridged(s.values_x, ridge))
-    white_y = s.basis_y / np.sqrt(_ridged(s.values_y, ridge))
-    left, strength, right = np.linalg.svd(white_x.T @ s.cross @ white_y, full_matrices=False)
+    used_x, used_y = s.used
+    root_x, root_y = np.sqrt(_ridged(s.values_x, ridge))[used_x], np.sqrt(_ridged(s.values_y, ridge))[used_y]
+    white_x, white_y = s.basis_x[:, used_x] / root_x, s.basis_y[:, used_y] / root_y
+    whitened = s.turned[np.ix_(used_x, used_y)] / root_x[:, None] / root_y
+    if dimension is not None and dimension < min(whitened.shape):
+        left, strength, right = _leading(whitened, dimension)
+    else:
+        left, strength, right = np.linalg.svd(whitened, full_matrices=False)
     strength = np.clip(strength, 0.0, 1.0)
     return s.alignment("cca", white_x @ left, white_y @ right.T, strength, (len(strength),))
+
+
+def _leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first `count` singular triples of (p, q), as `np.linalg.svd` gives them."""
+    if matrix.shape[0] < matrix.shape[1]:
+        right, strength, left = _leading(matrix.T, count)
+        return left.T, strength, right.T
+    q = matrix.shape[1]
+    squares, vectors = scipy.linalg.eigh(matrix.T @ matrix, subset_by_index=(q - count, q - 1))
+    strength, vectors = np.sqrt(np.clip(squares[::-1], 0.0, None)), vectors[:, ::-1]
+    kept = strength > 1e-6 * max(float(strength[0]), 1e-300)
+    strength, vectors = strength[kept], vectors[:, kept]
+    return matrix @ vectors / strength, strength, vectors.T
 
 
 def ridge_regression(

@@ -43,10 +43,12 @@ def sinkhorn_plan(similarity: Tensor, epsilon: float, steps: int = SINKHORN_STEP
     kernel = ((similarity - similarity.amax(dim=1, keepdim=True)) / epsilon).exp()
     tiny = torch.finfo(kernel.dtype).tiny
     right = kernel.new_full((m,), 1.0)
+    rows = kernel @ right
     for _ in range(steps):
-        left = 1.0 / n / (kernel @ right).clamp_min(tiny)
+        left = 1.0 / n / rows.clamp_min(tiny)
         right = 1.0 / m / (left @ kernel).clamp_min(tiny)
-        if float((left * (kernel @ right) * n - 1).abs().max()) < tolerance:
+        rows = kernel @ right
+        if float((left * rows * n - 1).abs().max()) < tolerance:
             break
     return left[:, None] * kernel * right
 
@@ -129,7 +131,7 @@ def ot_em_rounds(data: OtEmData, settings: OtEm) -> Iterator[Alignment]:
     """The weighted CCA after 0, 1, … `rounds` turns. Without a pool on both sides, or a share of 0, only the first."""
     spectrum = data.spectrum(settings.mixing)
     pairs_xy = data.pairs.xy / data.pairs.count
-    fitted = settings.weigh(cca(spectrum, settings.ridge))
+    fitted = settings.weigh(cca(spectrum, settings.ridge, settings.dimension))
     yield fitted
     if not settings.share or not len(data.pool_x) or not len(data.pool_y):
         return
@@ -138,7 +140,7 @@ def ot_em_rounds(data: OtEmData, settings: OtEm) -> Iterator[Alignment]:
         z_x, z_y = (torch.from_numpy(z).float() for z in (fitted.embed_x(data.pool_x), fitted.embed_y(data.pool_y)))
         plan = sinkhorn_plan(z_x @ z_y.T, settings.epsilon).double().numpy()
         xy = (1 - settings.share) * pairs_xy + settings.share * (x.T @ (plan @ y))
-        fitted = settings.weigh(cca(spectrum.with_cross(xy), settings.ridge))
+        fitted = settings.weigh(cca(spectrum.with_cross(xy), settings.ridge, settings.dimension))
         yield fitted
 
 

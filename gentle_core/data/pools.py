@@ -47,6 +47,17 @@ class Pools:
         left, right = np.array(both, dtype=np.int64).reshape(-1, 2).T
         return left, right
 
+    def all_of_both(self, a: str, b: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """For each of the two towers positions (n,) of all items of the matched samples that both towers have, and the
+        number (n,) of each one's sample, from 0."""
+        both = [pair for pair in zip(self.matched[a], self.matched[b], strict=True) if len(pair[0]) and len(pair[1])]
+        sides = []
+        for items in zip(*both, strict=True) if both else ((), ()):
+            counts = [len(group) for group in items]
+            positions = np.concatenate([np.empty(0, np.int64), *items])
+            sides.append((positions, np.repeat(np.arange(len(counts)), counts)))
+        return sides[0], sides[1]
+
     def unmatched_id(self, tower: str, positions: np.ndarray) -> np.ndarray:
         """Ids of pool rows: beyond the matched ones, and different in every tower, so that no mates can meet."""
         offset = len(self.samples)

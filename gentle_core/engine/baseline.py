@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from gentle_core.closed_form.forms import LABELS, Choice, Fitted, choose
+from gentle_core.closed_form.forms import Choice, Form, choose
+from gentle_core.closed_form.names import FORM_NAMES
 from gentle_core.engine.artifact import load_model, save_model
 from gentle_core.engine.baselines import closed_forms, facts_of, folder_of
 from gentle_core.engine.closed import ClosedFormModel, embedded
@@ -18,8 +19,6 @@ from gentle_core.engine.splits import Embedded
 from gentle_core.errors import DataError
 from gentle_core.recipe.load import Resolved
 from gentle_core.report.build import build_report
-
-FORMS = tuple(LABELS)
 
 
 @attrs.frozen
@@ -67,14 +66,16 @@ def run_baselines(
     out: Path,
     display: Display | None = None,
     *,
-    forms: tuple[str, ...] = FORMS,
+    forms: tuple[str, ...] = FORM_NAMES,
+    correct: bool = True,
     trained: Path | None = None,
 ) -> BaselineResult:
     """Fit the closed forms, choose one on validation, and leave a run directory.
 
     Args:
         resolved: the recipe; its objective and training are not used.
-        forms: names of `FORMS`.
+        forms: names of `FORM_NAMES`.
+        correct: also with corrections of hubness.
         trained: a finished run with the same towers, whose encoders give the features instead of fresh ones.
 
     Raises:
@@ -84,12 +85,12 @@ def run_baselines(
     # What the recipe's objective would be warned about is no matter here.
     session = Session(attrs.evolve(resolved, warnings=()), out, "never", display or Display())
     with recorded(session):
-        result = _run(session, forms, trained)
+        result = _run(session, forms, correct, trained)
     build_report(result.out)
     return result
 
 
-def _run(session: Session, forms: tuple[str, ...], trained: Path | None) -> BaselineResult:
+def _run(session: Session, forms: tuple[str, ...], correct: bool, trained: Path | None) -> BaselineResult:
     session.build()
     if session.validation is None:
         raise DataError(
@@ -98,7 +99,7 @@ def _run(session: Session, forms: tuple[str, ...], trained: Path | None) -> Base
     if trained is not None:
         session.model = load_model(trained, str(session.device), session.resolved.catalog)
     session.describe(trains=False)
-    source, fitted = closed_forms(session, session.model, forms, correct=True)
+    source, fitted = closed_forms(session, session.model, forms, correct=correct, heads=trained is not None)
     if not fitted:
         raise DataError(f"{session.pools.pairs} training pairs: closed forms want at least three; raise dataset.paired")
     choice = choose(fitted, session.recipe.train.seed)
@@ -110,7 +111,7 @@ def _run(session: Session, forms: tuple[str, ...], trained: Path | None) -> Base
 
 def _write(
     session: Session,
-    fitted: list[Fitted],
+    fitted: list[Form],
     choice: Choice,
     held: dict[str, dict[str, Embedded]],
     model: ClosedFormModel,

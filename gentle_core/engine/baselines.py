@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from gentle_core.closed_form.forms import Fitted, fit_forms
+from gentle_core.closed_form.forms import Form, fit_forms
 from gentle_core.engine.closed import FeatureSource, feature_source, gather
 from gentle_core.engine.session import Session
 from gentle_core.engine.towers import AlignedModel
@@ -52,16 +52,17 @@ def folder_of(label: str) -> str:
 
 
 def closed_forms(
-    session: Session, model: AlignedModel, forms: Sequence[str], *, correct: bool | None = None
-) -> tuple[FeatureSource, list[Fitted]]:
+    session: Session, model: AlignedModel, forms: Sequence[str], *, correct: bool | None = None, heads: bool = False
+) -> tuple[FeatureSource, list[Form]]:
     """The closed forms of these names on the features of `model`, settings chosen on validation; none where there are
     fewer than three pairs or no validation split.
 
     Args:
         correct: also with hubness correction; by default where `evaluate.hubness` asks for one.
+        heads: the model's trained heads are a form as well.
     """
     recipe, pair = session.recipe, session.builder.pairs()[0]
-    source = feature_source(session.builder, model)
+    source = feature_source(session.builder, model, heads)
     correct = recipe.evaluate.hubness != "none" if correct is None else correct
     pools = correct or bool({"propagation", "ot-em"} & set(forms))
     if session.validation is None or not forms:
@@ -69,12 +70,14 @@ def closed_forms(
     data = gather(source, session.split("train"), session.validation, session.pools, pair, use_pools=pools)
     if data is None:
         return source, []
+    learns = bool({"unpaired", "pseudo"} & session.needs) and any(session.pools.pool_sizes.values())
+    data = attrs.evolve(data, joint_saw_pools=learns)
     say = session.display.say
     return source, fit_forms(
         data, forms, hubness=correct, seed=recipe.train.seed, tell=lambda label: say(f"fitting: {label}")
     )
 
 
-def facts_of(form: Fitted, session: Session) -> dict[str, Any]:
+def facts_of(form: Form, session: Session) -> dict[str, Any]:
     """What is written down of a fit."""
     return {"pairs": session.pools.pairs, "uses_pools": form.pools, **form.settings}

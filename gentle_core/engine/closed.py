@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -15,7 +14,7 @@ from safetensors.numpy import save as serialise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentle_core.closed_form.forms import Features, Fitted, from_arrays, to_arrays
+from gentle_core.closed_form.forms import Features, Form, from_arrays, to_arrays
 from gentle_core.data.pools import Pools
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably
@@ -34,10 +33,13 @@ class FeatureSource:
         model: whose features; trained or not.
         descriptors: a tower's further encoders, each wrapped as a model of that one tower.
         kind: `baseline.features` of the recipe.
+        heads: whether the joint embeddings follow in the last columns, for the form `Trained`.
     """
 
-    def __init__(self, model: AlignedModel, descriptors: Mapping[str, Sequence[AlignedModel]], kind: str):
-        self.model, self.descriptors, self.kind = model, descriptors, kind
+    def __init__(
+        self, model: AlignedModel, descriptors: Mapping[str, Sequence[AlignedModel]], kind: str, heads: bool = False
+    ):
+        self.model, self.descriptors, self.kind, self.heads = model, descriptors, kind, heads
         self._splits: dict[tuple[int, str, int], Split] = {}
 
     def of(self, split: Split, tower: str, positions: Sequence[int] | None = None) -> Tensor:
@@ -53,17 +55,26 @@ class FeatureSource:
                 towers = {tower: split.towers[tower]}
                 self._splits[key] = Split(split.dataset, index, towers, split.name, split.display, split.ranks)
             parts.append(self._splits[key].features(descriptor, tower, positions))
+        parts += self._joint(tower, split.features(self.model, tower, positions)) if self.heads else []
         return torch.cat(parts, dim=1)
 
     def of_items(self, tower: str, items: Sequence[Any], features: Tensor) -> Tensor:
         """(n, W) of raw items whose encoder features are known."""
         parts = self._own(tower, features) if self.kind != "none" else []
         parts += [descriptor.encode(tower, items) for descriptor in self.descriptors.get(tower, ())]
+        parts += self._joint(tower, features) if self.heads else []
         return torch.cat(parts, dim=1)
+
+    def joint(self, tower: str) -> int:
+        """How many of the columns, the last ones, are joint embeddings."""
+        return self.model.tower(tower).head.dimension if self.heads else 0
 
     def _own(self, tower: str, features: Tensor) -> list[Tensor]:
         own = [features] if self.kind in ("feature", "both") else []
-        return own + ([AlignedModel.head(self.model, tower, features)] if self.kind in ("joint", "both") else [])
+        return own + (self._joint(tower, features) if self.kind in ("joint", "both") else [])
+
+    def _joint(self, tower: str, features: Tensor) -> list[Tensor]:
+        return [AlignedModel.head(self.model, tower, features)]
 
 
 def build_descriptors(builder: Builder, device: torch.device | str = "cpu") -> dict[str, list[AlignedModel]]:
@@ -80,8 +91,9 @@ def build_descriptors(builder: Builder, device: torch.device | str = "cpu") -> d
     return found
 
 
-def feature_source(builder: Builder, model: AlignedModel) -> FeatureSource:
-    """The source that the recipe's `[baseline] features` and `descriptors` describe.
+def feature_source(builder: Builder, model: AlignedModel, heads: bool = False) -> FeatureSource:
+    """The source that the recipe's `[baseline] features` and `descriptors` describe, with the joint embeddings of a
+    trained model in the last columns where its `heads` are to be a form as well.
 
     Raises:
         RecipeError: a tower with features = "none" and no descriptor.
@@ -94,7 +106,7 @@ def feature_source(builder: Builder, model: AlignedModel) -> FeatureSource:
             f'baseline.features = "none" leaves nothing of tower {bare[0]!r}: give it descriptors, or choose '
             '"feature", "joint" or "both"'
         )
-    return FeatureSource(model, descriptors, kind)
+    return FeatureSource(model, descriptors, kind, heads and not isinstance(model, ClosedFormModel))
 
 
 def gather(
@@ -104,19 +116,12 @@ def gather(
 
     The pools come in the index's order, each by itself. Which items are mates is not looked at.
     """
-    matched: tuple[list[int], list[int]] = ([], [])
-    labels: tuple[list[int], list[int]] = ([], [])
-    count = 0
-    for a, b in zip(*(pools.matched[tower] for tower in pair), strict=True):
-        if len(a) and len(b):
-            for place, positions in enumerate((a, b)):
-                matched[place].extend(positions.tolist())
-                labels[place].extend([count] * len(positions))
-            count += 1
-    if count < 3:
+    matched = pools.all_of_both(*pair)
+    if len(set(matched[0][1])) < 3:
         return None
     parts: dict[str, Any] = {}
-    for side, tower, rows, numbers in zip("xy", pair, matched, labels, strict=True):
+    for side, tower, (positions, numbers) in zip("xy", pair, matched, strict=True):
+        rows = positions.tolist()
         pool = pools.unmatched[tower].tolist() if use_pools else []
         used = [*rows, *pool]
         features = source.of(train, tower, used)
@@ -127,12 +132,12 @@ def gather(
                 f"tower {tower!r}: the features of {len(bad)} training items are not finite (first: {names}); "
                 "mend these items or leave them out"
             )
-        parts |= {f"items_{side}": features[rows], f"labels_{side}": np.array(numbers), f"pool_{side}": features[pool]}
+        parts |= {f"items_{side}": features[rows], f"labels_{side}": numbers, f"pool_{side}": features[pool]}
         parts |= {f"{side}_val": source.of(validation, tower), f"samples_{side}_val": validation.index[tower].samples}
-    return Features(**parts)
+    return Features(**parts, joint=(source.joint(pair[0]), source.joint(pair[1])))
 
 
-def embedded(form: Fitted, source: FeatureSource, split: Split, pair: tuple[str, str]) -> Embedded:
+def embedded(form: Form, source: FeatureSource, split: Split, pair: tuple[str, str]) -> Embedded:
     """A split through a form."""
     a, b = pair
     return Embedded(
@@ -146,11 +151,11 @@ def embedded(form: Fitted, source: FeatureSource, split: Split, pair: tuple[str,
 class ClosedFormModel(AlignedModel):
     """A model whose joint space is a closed form's: what `gentle baseline` saves, and `load_model` gives back."""
 
-    def __init__(self, model: AlignedModel, form: Fitted, source: FeatureSource, pair: tuple[str, str]):
+    def __init__(self, model: AlignedModel, form: Form, source: FeatureSource, pair: tuple[str, str]):
         super().__init__({name: model.tower(name) for name in model.towers}, model.precision)
         self.form, self.pair = form, pair
         self.descriptor_models = nn.ModuleDict({n: nn.ModuleList(found) for n, found in source.descriptors.items()})
-        self.source = FeatureSource(self, source.descriptors, source.kind)
+        self.source = FeatureSource(self, source.descriptors, source.kind, source.heads)
 
     def joint(self, tower: str, items: Sequence[Any], features: Tensor) -> Tensor:
         """Raw items, with their encoder features, to unit embeddings (B, D) of the closed form.
@@ -185,7 +190,7 @@ def save_form(folder: Path, model: ClosedFormModel) -> None:
     """Write the closed form beside a saved model's towers."""
     arrays, facts = to_arrays(model.form)
     replace_durably(folder / ARRAYS, serialise(arrays))
-    facts |= {"pair": list(model.pair), "features": model.source.kind}
+    facts |= {"pair": list(model.pair), "features": model.source.kind, "heads": model.source.heads}
     replace_durably(folder / FACTS, (json.dumps(facts, indent=1, default=_plain) + "\n").encode())
 
 
@@ -199,7 +204,7 @@ def read_form(folder: Path, model: AlignedModel, builder: Builder) -> ClosedForm
         facts = json.loads((folder / FACTS).read_text())
         form = from_arrays(load_file(folder / ARRAYS), facts)
         a, b = facts["pair"]
-        source = FeatureSource(model, build_descriptors(builder), facts["features"])
+        source = FeatureSource(model, build_descriptors(builder), facts["features"], facts.get("heads", False))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / ARRAYS} and {FACTS} do not fit together: {error}") from error
     return ClosedFormModel(model, form, source, (a, b))

@@ -27,7 +27,8 @@ class View:
     """What a teacher may look at (see `gentle_core.protocols.TeacherView`).
 
     Attributes:
-        positions: training positions by part ("pairs", "pool") and tower.
+        positions: training positions by part ("pairs", "matched", "pool") and tower.
+        numbers: of each matched item's sample, by tower.
         train: the training split for a model; a frozen tower's features are held by the split that computed them.
         validation: the "val" split; None where there is none.
         saved: loads a finished run's model.
@@ -40,6 +41,7 @@ class View:
     train: Callable[[AlignedModel], Split]
     validation: Split | None
     saved: Callable[[Path], AlignedModel]
+    numbers: Mapping[str, np.ndarray] = attrs.field(factory=dict)
 
     def features(self, tower: str, part: str) -> Tensor:
         return self._features(self.model, tower, part)
@@ -55,6 +57,10 @@ class View:
 
     def samples(self, tower: str) -> Sequence[str]:
         return self.validation.index[tower].samples if self.validation is not None else ()
+
+    def groups(self, tower: str) -> Sequence[int]:
+        found: Sequence[int] = self.numbers[tower].tolist()
+        return found
 
     def _features(self, model: AlignedModel, tower: str, part: str) -> Tensor:
         split, rows = self._rows(model, tower, part)
@@ -76,14 +82,16 @@ class PseudoPairing:
         view: makes a view of the training at a step.
         listens: whether the teacher changes with the model, and so wants to see it after every step.
         share: called with a function: what it returns on the first rank, on all ranks.
+        tell: told what the teacher has to say of itself.
     """
 
     def __init__(
         self, table: PseudoTable, teacher: Any, towers: tuple[str, str], sampler: BatchSampler,
         view: Callable[[int], View], steps: int, seed: int, listens: bool, share: Callable[[Callable[[], Any]], Any],
+        tell: Callable[[str], None] = lambda _: None,
     ):  # fmt: skip
         self.table, self.teacher, self.towers, self.sampler = table, teacher, towers, sampler
-        self.view, self.seed, self.listens, self.share = view, seed, listens, share
+        self.view, self.seed, self.listens, self.share, self.tell = view, seed, listens, share, tell
         self.start, self.every = (round(x * steps) if x < 1 else int(x) for x in (table.start, table.refresh))
         self.every = max(self.every, 1) if table.refresh else 0
         self._tables: tuple[ProposalTable, ProposalTable] | None = None
@@ -97,6 +105,9 @@ class PseudoPairing:
         """Ask the teacher; returns figures for the log."""
         view = self.view(step)
         rows = self.teacher.embed(view)
+        says = getattr(self.teacher, "says", None)
+        if callable(says) and (said := says()):
+            self.tell(f"teacher: {said}")
         a, b = self.towers
         pools = [self.sampler.pools.unmatched[tower] for tower in self.towers]
         for tower, pool in zip(self.towers, pools, strict=True):

@@ -216,6 +216,8 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
                 results.setdefault("corrected", {})[title] = figures
     if table.cca and session.splits and session.pools.pairs:
         _closed_forms(session, trained, others, results)
+        if (words := _few_pairs(session)) and session.ranks.main:
+            session.notice(words)
     for label, found in others.items():
         results["baselines"][label] = {n: session.measured(e) for n, e in found.items()}
         results["comparisons"][label] = {
@@ -223,6 +225,17 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
         }
         for name, part in found.items():
             save_embeddings(session, run.path / "baselines" / baselines.folder_of(label) / "embeddings", name, part)
+
+
+def _few_pairs(session: Session) -> str:
+    """Where to turn with few pairs and large pools; "" where there is no such case, or the forms are shown anyway."""
+    pairs, pool = session.pools.pairs, min(session.pools.pool_sizes.values())
+    if session.validation is None or pairs < 3 or pool < 2 * pairs or "ot-em" in session.recipe.baseline.forms:
+        return ""
+    return (
+        f"few pairs ({pairs:,} beside pools of {pool:,} and more): gentle baseline {session.run.path} fits the closed "
+        "forms that make use of the pools, averages them with this run, and takes what is best on validation"
+    )
 
 
 def _closed_forms(

@@ -295,10 +295,13 @@ class Session:
         if table is None or "pseudo" not in self.needs:
             return None
         towers = table.towers or self.builder.pairs()[0]
+        matched = dict(zip(towers, self.pools.all_of_both(*towers), strict=True))
         positions = {
             "pairs": dict(zip(towers, self.pools.one_each(*towers), strict=True)),
+            "matched": {tower: found[0] for tower, found in matched.items()},
             "pool": {tower: self.pools.unmatched[tower] for tower in towers},
         }
+        numbers = {tower: found[1] for tower, found in matched.items()}
         # A split holds the features of one model's frozen towers.
         splits = {id(self.model): self.train}
 
@@ -310,9 +313,10 @@ class Session:
 
         return PseudoPairing(
             table, teacher, towers, sampler,
-            lambda step: View(towers, step, self.model, positions, train, self.validation, saved),
+            lambda step: View(towers, step, self.model, positions, train, self.validation, saved, numbers),
             steps=self.rows.steps, seed=self.recipe.train.seed, share=self.ranks.on_main,
             listens=self.resolved.catalog.get("teacher", table.teacher.use).spec.changes,
+            tell=self.notice,
         )  # fmt: skip
 
     def cache_held_out(self) -> None:

@@ -44,6 +44,7 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, width: int, table: HeadTable):
         super().__init__()
+        self.dimension = table.dimension
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
         self.dropout_input = nn.Dropout(table.dropout_input)

@@ -15,12 +15,10 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import optional
 
+from gentle_core.closed_form.names import FormName
 from gentle_core.pseudo import ProposalSettings
 
 _SPLITS = ("train", "val", "test")
-
-Form = Literal["ridge", "cca", "procrustes", "propagation", "ot-em"]
-"""Closed forms: `gentle_core.closed_form`."""
 
 
 @attrs.frozen
@@ -343,7 +341,7 @@ class BaselineTable:
 
     pairs_only: bool = False
     cca: bool = True
-    forms: tuple[Form, ...] = attrs.field(default=("cca", "ridge", "procrustes"), validator=_distinct)
+    forms: tuple[FormName, ...] = attrs.field(default=("cca", "ridge", "procrustes"), validator=_distinct)
     features: Literal["feature", "joint", "both", "none"] = "feature"
 
 

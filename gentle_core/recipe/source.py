@@ -152,6 +152,26 @@ def read_sets(sets: Sequence[str] | Mapping[str, Any], base: Layer) -> Layer:
     return merge(base, Layer(data, origins, base.name))
 
 
+def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """ "key=value" strings as values by dotted key.
+
+    Raises:
+        RecipeError: with everything that cannot be understood.
+    """
+    problems: list[str] = []
+    found = {}
+    for key, value in (pair for text in sets if (pair := _split(text, problems)) is not None):
+        try:
+            parse_key(key)
+            parsed = _parse_value(value)
+            found[key] = None if parsed is REMOVED else parsed
+        except ValueError as error:
+            problems.append(f"--set {key}: {error}")
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
 class _Removed:
     """Stands where a setting takes a key away."""
 

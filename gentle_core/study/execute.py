@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -124,13 +125,17 @@ def one_run(resolved: Resolved, folder: Path, job: Job, table: StudyTable) -> Ou
     from gentle_core.engine.run import run_recipe
 
     try:
+        trained = folder.parent / f"{folder.name}-trained" if job.closed_form else folder
+        if job.trained:
+            if not (trained / "checkpoints").is_dir():
+                shutil.rmtree(trained, ignore_errors=True)  # it had finished, before the study named another task
+            run_recipe(resolved, trained, "auto", Display(quiet=True), report=table.keep == "all")
         if job.closed_form:
             shutil.rmtree(folder, ignore_errors=True)  # a fit takes seconds: one that was broken off begins anew
-            run_baselines(resolved, folder, Display(quiet=True), forms=job.closed_form)
-        else:
-            if not (folder / "checkpoints").is_dir():
-                shutil.rmtree(folder, ignore_errors=True)  # it had finished, before the study named another task
-            run_recipe(resolved, folder, "auto", Display(quiet=True), report=table.keep == "all")
+            source = trained if job.trained else None
+            run_baselines(
+                resolved, folder, Display(quiet=True), forms=job.closed_form, correct=job.hubness, trained=source
+            )
     except Interrupted:
         raise
     except GentleError as error:
@@ -140,8 +145,8 @@ def one_run(resolved: Resolved, folder: Path, job: Job, table: StudyTable) -> Ou
     except GentleError as error:
         return attrs.evolve(outcome_of(folder, job, table), error=str(error))
     if table.keep == "figures":
-        for name in REMOVED_AFTERWARDS:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for path in itertools.product({folder, trained}, REMOVED_AFTERWARDS):
+            shutil.rmtree(Path(*path), ignore_errors=True)
     return outcome_of(folder, job, table)
 
 
@@ -170,6 +175,8 @@ def _evaluate(resolved: Resolved, folder: Path, tasks: Mapping[str, TaskTable]) 
 def outcome_of(folder: Path, job: Job, table: StudyTable) -> Outcome:
     """What a finished run wrote down; the tasks' figures are among those of the split of comparison."""
     data = _json(folder / "manifest.json").get("data", {})
+    if job.closed_form and job.trained:
+        data = _json(folder.parent / f"{folder.name}-trained" / "manifest.json").get("data", {})
     unpaired = max(data.get("unpaired_rows", {}).values(), default=0) + data.get("pseudo_rows", 0)
     rows = RowsSeen(data.get("pairs", 0), data.get("paired_rows", 0), unpaired, data.get("steps", 0))
     metrics = dict(_json(folder / "results.json").get("splits", {}))

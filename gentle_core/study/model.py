@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
+from gentle_core.closed_form.names import FormName
 from gentle_core.errors import RecipeError
 from gentle_core.recipe.draft import Findings
-from gentle_core.recipe.model import Form
-from gentle_core.recipe.source import read_file
+from gentle_core.recipe.source import parse_sets, read_file
 from gentle_core.recipe.structure import Invalid, structure
 from gentle_core.suggest import did_you_mean
 
@@ -51,6 +51,9 @@ class MethodTable:
         label: what tables call it; NAME by default.
         closed_form: forms to fit on frozen features instead of training anything ("cca", "ot-em", …); of several, the
             one that validation favours counts. `gentle baseline` does the same for one recipe.
+        hubness: closed forms are tried with corrections of hubness as well.
+        trained: train as well, and fit the closed forms on what training made of the encoders; the trained heads are a
+            form among them, and are averaged with them where that helps on validation.
         settings: changes to the recipe, as tables or by dotted key.
         search: values to try by dotted key (several keys that move together: "one, other"); all combinations run, and
             the best on validation is used, for each number of pairs by itself.
@@ -61,7 +64,9 @@ class MethodTable:
     """
 
     label: str = ""
-    closed_form: tuple[Form, ...] = ()
+    closed_form: tuple[FormName, ...] = ()
+    hubness: bool = True
+    trained: bool = False
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     search: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict)
     tuned_as: str = ""
@@ -144,18 +149,24 @@ class Study:
     table: StudyTable
     path: Path
     text: str
+    changes: Mapping[str, Any] = attrs.field(factory=dict)
+    """Settings for all methods that were given beside the file, by dotted key."""
 
     @property
     def title(self) -> str:
         return self.table.name or self.path.stem
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, sets: Sequence[str] = ()) -> Study:
     """Read and check a study's file; its recipes are looked at by `gentle_core.study.plan`.
+
+    Args:
+        sets: further settings for all methods, "key=value" as from `--set`: where the data lie, for instance.
 
     Raises:
         RecipeError: with every problem, one line each: `file:line: key: what is wrong`.
     """
+    changes = parse_sets(sets)
     layer, text = read_file(path, str(path))
     findings = Findings(layer)
     try:
@@ -167,6 +178,8 @@ def read_study(path: Path) -> Study:
     for name, method in table.methods.items():
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
             findings.problem(("methods", name), "use letters, digits, '-', '_' and '.' in a method's name")
+        if method.trained and not method.closed_form:
+            findings.problem(("methods", name, "trained"), "goes with closed_form: name the forms to fit afterwards")
         for key, values in method.search.items():
             if not values:
                 findings.problem(("methods", name, "search", key), "is empty: give the values to try")
@@ -185,7 +198,7 @@ def read_study(path: Path) -> Study:
         findings.problem(("recipe",), f"there is no file {table.recipe}")
     if findings.problems:
         raise RecipeError(findings.lines(findings.problems))
-    return Study(table, path, text)
+    return Study(table, path, text, changes)
 
 
 def _check_tuned_as(findings: Findings, methods: Mapping[str, MethodTable], name: str) -> None:

@@ -45,6 +45,8 @@ class Variant:
     settings: Settings
     search: Mapping[str, Sequence[Any]]
     closed_form: tuple[str, ...] = ()
+    hubness: bool = True
+    trained: bool = False
     of: str = ""
     control: Control | None = None
     tuned_as: str = ""
@@ -66,7 +68,9 @@ class Job:
         folder: below the study's folder.
         settings: all changes to the recipe.
         choice: the number of the searched combination; None in a final run.
-        closed_form: forms to fit; empty where a model is trained.
+        closed_form: forms to fit.
+        hubness: whether they are tried with corrections of hubness.
+        trained: a model is trained; the forms, where there are any, are fitted on what it has become.
     """
 
     folder: str
@@ -76,13 +80,19 @@ class Job:
     settings: Settings
     choice: int | None = None
     closed_form: tuple[str, ...] = ()
+    hubness: bool = True
+    trained: bool = True
 
     def command(self, study: Study) -> str:
         """The same run by hand."""
-        words = ["gentle baseline" if self.closed_form else "gentle run", str(study.table.recipe)]
-        words += [f"--form {name}" for name in self.closed_form]
-        words += [f"--set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in _flat(self.settings)]
-        return " ".join(words)
+        recipe = str(study.table.recipe)
+        sets = [f"--set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in _flat(self.settings)]
+        forms = [f"--form {name}" for name in self.closed_form] + ["--no-hubness"] * (not self.hubness)
+        if not self.closed_form:
+            return " ".join(["gentle run", recipe, *sets])
+        if not self.trained:
+            return " ".join(["gentle baseline", recipe, *forms, *sets])
+        return " ".join(["gentle run", recipe, *sets, "--out RUN", "&&", "gentle baseline RUN", *forms])
 
 
 @attrs.frozen
@@ -170,7 +180,9 @@ class Plan:
         inherited = self.variants[variant.tuned_as].grid()[chosen[start]] if start in chosen else {}
         settings = {**variant.settings, **inherited, **searched, "dataset.paired": paired, "train.seed": seed}
         number = None if final else choice
-        return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, number, variant.closed_form)
+        forms = variant.closed_form
+        trained = variant.trained or not forms
+        return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, number, forms, variant.hubness, trained)
 
     def resolve(self, job: Job) -> Resolved:
         """The recipe of a run.
@@ -230,12 +242,17 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
     settings = _common(study) | _flattened(method.settings)
     label = method.label or name
     recipe = _load(study, name, settings, catalog).recipe
-    if study.table.early_stopping and not recipe.train.select and not method.closed_form:
+    trains = method.trained or not method.closed_form
+    if study.table.early_stopping and not recipe.train.select and trains:
         settings |= {"train.select": study.table.criterion}
         if "train.evaluate_every" not in settings and recipe.train.steps:
             settings |= {"train.evaluate_every": max(1, recipe.train.steps // LOOKS)}
     forms = method.closed_form
-    variant = Variant(name, label, settings, method.search, forms, tuned_as=method.tuned_as, paired=method.paired)
+    common: dict[str, Any] = {
+        "closed_form": forms, "hubness": method.hubness, "trained": method.trained, "tuned_as": method.tuned_as,
+        "paired": method.paired,
+    }  # fmt: skip
+    variant = Variant(name, label, settings, method.search, **common)
     yield variant
     wanted: set[str] = set()
     for choice in variant.grid():  # a search may bring a term in
@@ -244,12 +261,12 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
         wanted |= needs(spec, objective.config, lambda use: catalog.get("loss", use).spec)
     # Every closed form may correct hubness with the pools.
     for control in method.controls if forms or wanted & {"unpaired", "pseudo"} else ():
-        if forms and control == "equal_rows":
-            continue  # nothing is trained, so there are no rows to be equal
+        if control == "equal_rows" and not (trains and wanted & {"unpaired", "pseudo"}):
+            continue  # nothing is trained on unmatched rows, so there are none to make up for
         changed = settings | {"dataset.unpaired": 0.0}
         yield Variant(
-            f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, forms, name, control,
-            method.tuned_as, method.paired,
+            f"{name}+{control}", f"{label}, {LABELS[control]}", changed, method.search, of=name, control=control,
+            **common,
         )  # fmt: skip
 
 
@@ -257,7 +274,7 @@ def _common(study: Study) -> Settings:
     """What all runs of a study have in common: one split to choose on and one to compare on, no baselines beside."""
     splits = list(dict.fromkeys(["val", study.table.split]))
     fixed = {"evaluate.splits": splits, "baseline.pairs_only": False, "baseline.cca": False}
-    return _flattened(study.table.settings) | fixed
+    return _flattened(study.table.settings) | dict(study.changes) | fixed
 
 
 def _load(study: Study, variant: str, settings: Settings, catalog: Catalog) -> Resolved:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gentle_core.batch import BuildContext
-from gentle_core.builtin import ClosedFormTeacherConfig
+from gentle_core.builtin import CcaTeacherConfig
 from gentle_core.closed_form.linear import Alignment, cca
 from gentle_core.closed_form.moments import Moments
 from gentle_core.closed_form.select import fit_select
@@ -24,7 +24,7 @@ UNTOLD = 1.0
 class CcaTeacher(TeacherModule):
     """Settings that the recipe leaves open are chosen by mean recall on validation items."""
 
-    def __init__(self, config: ClosedFormTeacherConfig):
+    def __init__(self, config: CcaTeacherConfig):
         self.config = config
 
     def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
@@ -55,5 +55,5 @@ class CcaTeacher(TeacherModule):
         return full.weighted(UNTOLD if c.power is None else c.power, c.dimension)
 
 
-def build(config: ClosedFormTeacherConfig, context: BuildContext) -> CcaTeacher:
+def build(config: CcaTeacherConfig, context: BuildContext) -> CcaTeacher:
     return CcaTeacher(config)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gentle_core.testing.bench import Subject
 from gentle_core.testing.cases import Violation, check
 
-ROWS = {"pairs": 24, "pool": 15, "val": 12}
+ROWS = {"pairs": 24, "matched": 24, "pool": 15, "val": 12}
 WIDTHS = {"a": 9, "b": 7}
 
 
@@ -62,6 +62,9 @@ class RandomView:
 
     def samples(self, tower: str) -> Sequence[str]:
         return [str(row) for row in range(ROWS["val"])]
+
+    def groups(self, tower: str) -> Sequence[int]:
+        return range(ROWS["matched"])
 
     def saved(self, path: Any) -> Any:
         return self.model

@@ -8,14 +8,23 @@ import pytest
 import torch
 
 from gentle_core.closed_form import forms as module
-from gentle_core.closed_form.forms import LABELS, Features, choose, fit_forms, from_arrays, to_arrays
+from gentle_core.closed_form.forms import (
+    LABELS,
+    Ensemble,
+    Features,
+    choose,
+    corrected,
+    fit_forms,
+    from_arrays,
+    to_arrays,
+)
 from gentle_core.errors import DataError
 
 
-def features(pairs: int = 20, pool: int = 80, val: int = 40, seed: int = 0) -> Features:
+def features(pairs: int = 20, pool: int = 80, val: int = 40, seed: int = 0, noise: float = 0.3) -> Features:
     rng = np.random.default_rng(seed)
     factors = rng.gamma(1.0, size=(pairs + pool + val, 5)) * np.linspace(2, 0.8, 5)
-    x, y = (torch.from_numpy(factors @ rng.normal(size=(5, 10)) + 0.3 * rng.normal(size=(len(factors), 10)))
+    x, y = (torch.from_numpy(factors @ rng.normal(size=(5, 10)) + noise * rng.normal(size=(len(factors), 10)))
             for _ in range(2))  # fmt: skip
     return Features(
         x[:pairs], y[:pairs], np.arange(pairs), np.arange(pairs), x[pairs : pairs + pool], y[pairs : pairs + pool],
@@ -32,7 +41,7 @@ def fitted():
 def test_every_form_is_there_with_its_twin(fitted):
     _, forms = fitted
     labels = {form.label: form.pools for form in forms}
-    assert {label for label in LABELS.values()} <= set(labels)
+    assert {label for name, label in LABELS.items() if name != "ensemble"} <= set(labels)
     assert labels["Label propagation on CCA (pairs only)"] is False and labels["Label propagation on CCA"] is True
     assert labels["OT-EM CCA"] is True and labels["CCA, closed form"] is False
     assert all(pools or "(unpaired)" not in label for label, pools in labels.items())
@@ -53,6 +62,58 @@ def test_forms_survive_being_written_down(fitted):
         again = from_arrays(*to_arrays(form))
         torch.testing.assert_close(again.embed(data.x_val, "x"), form.embed(data.x_val, "x"), rtol=0, atol=0)
         torch.testing.assert_close(again.embed(data.y_val, "y"), form.embed(data.y_val, "y"), rtol=0, atol=0)
+
+
+def test_an_average_is_the_mean_of_its_members_cosines(fitted):
+    data, forms = fitted
+    members = [next(form for form in forms if form.name == name) for name in ("ridge", "propagation", "ot-em")]
+    average = Ensemble(name="ensemble", label="all", pools=True, settings={}, members=tuple(members))
+    expected = sum(m.plain(data.x_val, "x") @ m.plain(data.y_val, "y").T for m in members) / 3
+    found = average.embed(data.x_val, "x") @ average.embed(data.y_val, "y").T
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for again in (from_arrays(*to_arrays(form)) for form in (average, *corrected(data, average))):
+        assert isinstance(again, Ensemble) and [m.label for m in again.members] == [m.label for m in members]
+        torch.testing.assert_close(again.plain(data.y_val, "y"), average.plain(data.y_val, "y"), rtol=0, atol=0)
+
+
+def test_forms_are_averaged_where_that_helps_on_validation():
+    found = {}
+    for seed in range(6):
+        data = features(seed=seed, noise=2.0)
+        forms = fit_forms(data, ("ridge", "cca", "procrustes", "propagation", "ot-em", "ensemble"), hubness=False)
+        single = {False: 0.0, True: 0.0}
+        for form in forms:
+            if form.name != "ensemble":
+                single |= {pools: max(single[pools], form.recall) for pools in (form.pools, True)}
+        for form in forms:
+            if form.name == "ensemble":
+                assert isinstance(form, Ensemble) and form.recall > single[form.pools]
+                assert any(member.pools for member in form.members) == form.pools
+                found[form.pools] = form
+    assert set(found) == {False, True}
+
+
+def test_trained_heads_are_a_form_and_no_features():
+    data = features()
+    rng = np.random.default_rng(1)
+    joint = torch.from_numpy(rng.normal(size=(140, 6)))
+
+    def beside(x: torch.Tensor, start: int) -> torch.Tensor:
+        return torch.cat([x, joint[start : start + len(x)]], dim=1)
+
+    starts = {"items_x": 0, "items_y": 0, "pool_x": 20, "pool_y": 20, "x_val": 100, "y_val": 100}
+    more = {name: beside(getattr(data, name), start) for name, start in starts.items()}
+    wide = attrs.evolve(data, joint=(6, 6), joint_saw_pools=False, **more)
+    plain = {form.label: form for form in fit_forms(data, ("cca", "propagation"), hubness=False)}
+    found = {form.label: form for form in fit_forms(wide, ("cca", "propagation", "ensemble"), hubness=False)}
+    for label, form in plain.items():
+        torch.testing.assert_close(found[label].embed(wide.x_val, "x"), form.embed(data.x_val, "x"), rtol=0, atol=0)
+    heads = found[module.TRAINED]
+    assert heads.recall == 100 and not heads.pools  # the same rows on both sides
+    expected = torch.nn.functional.normalize(joint[100:], dim=1)
+    torch.testing.assert_close(heads.embed(wide.y_val, "y"), expected)
+    again = from_arrays(*to_arrays(heads))
+    torch.testing.assert_close(again.embed(wide.y_val, "y"), expected)
 
 
 def test_whose_mates_the_pool_items_are_changes_nothing(fitted):

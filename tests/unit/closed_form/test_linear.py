@@ -26,6 +26,35 @@ def related(n: int, p: int = 7, q: int = 5, shared: int = 3, noise: float = 0.7,
     return 10 + x * np.linspace(0.1, 5, p), y * np.linspace(3, 0.2, q) - 4
 
 
+@pytest.mark.parametrize("p, q", [(9, 14), (14, 9)])
+def test_the_first_columns_alone_are_those_of_the_whole(p, q):
+    moments = Moments.of(*related(60, p, q, shared=6))
+    whole, some = cca(moments, 0.3), cca(moments, 0.3, 4)
+    np.testing.assert_allclose(some.strength, whole.strength[:4], rtol=1e-9)
+    sign = np.sign((some.x_map * whole.x_map[:, :4]).sum(axis=0))
+    np.testing.assert_allclose(some.x_map * sign, whole.x_map[:, :4], rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(some.y_map * sign, whole.y_map[:, :4], rtol=1e-7, atol=1e-10)
+
+
+def test_directions_without_pairs_cost_nothing_and_change_nothing():
+    """More features than pairs: the plain whole-matrix form gives the same correlations and projections."""
+    x, y = related(12, p=30, q=20)
+    found = cca(Moments.of(x, y), 0.5)
+    u, v = ((z - z.mean(0)) / z.std(0) for z in (x, y))
+    roots = []
+    for z in (u, v):
+        covariance = z.T @ z / len(z)
+        roots.append(np.linalg.inv(scipy.linalg.sqrtm(covariance + 0.5 * np.trace(covariance) / len(covariance)
+                                                      * np.eye(len(covariance))).real))  # fmt: skip
+    left, strength, right = np.linalg.svd(roots[0] @ (u.T @ v / 12) @ roots[1])
+    k = 11  # centred: one less than there are pairs
+    np.testing.assert_allclose(found.strength[:k], strength[:k], rtol=1e-9)
+    assert len(found.strength) < 20
+    expected = [abs(u @ roots[0] @ left[:, :k]), abs(v @ roots[1] @ right[:k].T)]
+    np.testing.assert_allclose(abs(found.project_x(x)[:, :k]), expected[0], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(abs(found.project_y(y)[:, :k]), expected[1], rtol=1e-6, atol=1e-8)
+
+
 def brute_force_cca(x: np.ndarray, y: np.ndarray, c: float):
     """Correlations and x-weights by the generalised eigenproblem Cxy Cyy⁻¹ Cyx a = ρ² Cxx a on standardised columns."""
     x, y = ((m - m.mean(0)) / m.std(0) for m in (x, y))
@@ -134,7 +163,7 @@ def test_selection_takes_the_best_on_validation_and_uses_training_statistics(met
     found = fit_select(x, y, x_val, y_val, method=method, dimensions=(2, 4))
     assert found.settings | {"recall": found.metrics["retrieval/mean/recall"]} in found.tried
     assert found.metrics["retrieval/mean/recall"] == max(t["recall"] for t in found.tried)
-    assert len(found.tried) == {"cca": 7 * 3 * 5, "ridge": 7, "procrustes": 3 * 5}[method]
+    assert len(found.tried) == {"cca": 7 * 3 + 2 * 3 * 4, "ridge": 7, "procrustes": 3 * 5}[method]
     a = found.alignment
     again = retrieval_both(a.embed_x(x_val), a.embed_y(y_val), range(80), range(80), ("x", "y"))
     assert again == pytest.approx(found.metrics)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from gentle_core.closed_form.forms import LABELS
+from gentle_core.closed_form import forms as forms_module
+from gentle_core.closed_form.forms import LABELS, TRAINED, Ensemble
+from gentle_core.engine import baselines as baselines_module
 from gentle_core.engine import session as session_module
 from gentle_core.engine.artifact import load_model
 from gentle_core.engine.baseline import BaselineResult, run_baselines
@@ -46,7 +48,8 @@ def test_it_leaves_a_run_directory_with_every_form(closed):
     result = closed("closed", DESCRIBED)
     results = json.loads((result.out / "results.json").read_text())
     chosen = next(line.label for line in result.lines if line.chosen)
-    assert set(LABELS.values()) <= {chosen, *results["baselines"]}
+    single = {label for name, label in LABELS.items() if name != "ensemble"}  # an average is there where it helps
+    assert single <= {chosen, *results["baselines"]}
     assert results["splits"]["test"]["retrieval/mean/recall"] == figures(result)[chosen]
     assert results["choice"]["form"] == chosen and chosen in result.reason
     assert set(results["comparisons"]) == set(results["baselines"])
@@ -98,6 +101,33 @@ def test_descriptors_and_joint_embeddings_reach_the_forms(closed, toy_run, tmp_p
     assert figures(refitted) != figures(initial)
 
 
+def test_the_heads_of_a_trained_run_are_a_form_of_their_own(closed, toy_run, toy_catalog, monkeypatch):
+    run = toy_run("trained")
+    own = json.loads((run.out / "results.json").read_text())["splits"]["test"]["retrieval/mean/recall"]
+    result = closed("again", trained=run.out)
+    assert figures(result)[TRAINED] == pytest.approx(own, abs=0.2)
+    assert figures(result)["CCA, closed form"] != own
+    fitted = forms_module.fit_forms
+
+    def all_averaged(*args: Any, **options: Any) -> Any:
+        found = [form for form in fitted(*args, **options) if form.hubness is None]
+        best = attrs.evolve(found[0], pools=False)  # whatever is chosen, it is this
+        members = (best, next(form for form in found if form.label == TRAINED))
+        average = Ensemble(name="ensemble", label="all", pools=False, settings={}, members=members)
+        return [attrs.evolve(average, ranks=best.ranks)]
+
+    monkeypatch.setattr(baselines_module, "fit_forms", all_averaged)
+    averaged = closed("averaged", trained=run.out)
+    model = load_model(averaged.out, catalog=toy_catalog)
+    saved = np.load(averaged.out / "embeddings" / "test.npz")
+    dataset = session_module.Builder(
+        recipe=load_recipe(copy.deepcopy(RECIPE), {}, toy_catalog).recipe, catalog=toy_catalog, notify=print
+    ).dataset()
+    for tower, modality in model.towers.items():
+        items = dataset.load(modality, saved[f"{tower}.items"].tolist())
+        np.testing.assert_allclose(model.embed(tower, items).numpy(), saved[f"{tower}.z"], atol=2e-5)
+
+
 def test_true_mates_in_the_pools_are_never_used(closed, monkeypatch):
     """Permuting the samples of the pool items, in one tower, changes no form: nothing looks at who describes what."""
     before = closed("before")
@@ -140,6 +170,13 @@ def test_a_named_correction_with_a_named_bank(toy_run, method):
     run = toy_run("run", {"evaluate.hubness": method, "evaluate.bank": "unpaired", "evaluate.bank_rows": 10})
     settings = json.loads((run.out / "results.json").read_text())["corrected"]["This run"]["settings"]
     assert settings["bank"] == "unpaired" and settings["bank_rows"] == [10, 10]
+
+
+@pytest.mark.parametrize("paired, forms, expected", [(8, ["cca"], True), (48, ["cca"], False), (8, ["ot-em"], False)])
+def test_a_run_with_few_pairs_and_large_pools_says_where_to_turn(toy_run, paired, forms, expected):
+    result = toy_run("one", {"dataset.paired": paired, "baseline.cca": True, "baseline.forms": forms})
+    notices = json.loads((result.out / "manifest.json").read_text())["notices"]
+    assert any(f"gentle baseline {result.out}" in line for line in notices) == expected
 
 
 def test_forms_do_not_change_the_training(toy_run):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from gentle_core.builtin import ClosedFormTeacherConfig
 from gentle_core.data import pools as pools_module
 from gentle_core.engine import session as session_module
 from gentle_core.engine.checkpoint import load_checkpoint, steps_in
@@ -19,6 +20,8 @@ from gentle_core.engine.pseudo import PseudoPairing
 from gentle_core.errors import ComponentError, DataError
 from gentle_core.recipe import load_recipe
 from gentle_core.teachers.cca import CcaTeacher
+from gentle_core.teachers.closed_form import ClosedFormTeacher
+from gentle_core.testing.teachers import RandomView
 
 from .conftest import RECIPE
 from .test_run import STEADY, lines
@@ -26,6 +29,10 @@ from .test_run import STEADY, lines
 CCA = {
     "pseudo": {"teacher": {"use": "core/cca"}, "rows": 6, "neighbours": 2},
     "objective": {"use": "core/sum", "terms": [{"use": "core/clip"}, {"use": "core/pseudo-pairs", "weight": 2.0}]},
+}
+FORMS = {
+    **CCA,
+    "pseudo": {"teacher": {"use": "core/closed-form", "forms": ["propagation", "ot-em"]}, "rows": 6, "neighbours": 2},
 }
 AVERAGE = {
     **CCA,
@@ -54,6 +61,35 @@ def test_a_run_with_a_cca_teacher(toy_run):
     assert found["table.0.items"].shape == (48,) and found["table.0.candidates"].shape == (48, 2)
 
 
+def test_the_closed_form_that_validation_favours_teaches(toy_run, monkeypatch):
+    seen = []
+    original = ClosedFormTeacher.embed
+
+    def spied(self: ClosedFormTeacher, view: Any) -> Any:
+        rows = original(self, view)
+        assert self.choice is not None
+        pools = {t: view.features(t, "pool") for t in view.towers}  # now: one of the encoders trains
+        expected = {t: self.choice.form.plain(pools[t], s) for t, s in zip(view.towers, "xy", strict=True)}
+        seen.append((self.choice, rows, expected))
+        return rows
+
+    monkeypatch.setattr(ClosedFormTeacher, "embed", spied)
+    run = toy_run("one", {"train.steps": 1}, recipe=recipe(**FORMS))
+    ((choice, rows, expected),) = seen
+    assert choice.with_pools is not None and choice.form in (choice.pairs_only, choice.with_pools)
+    assert choice.form.hubness is None
+    for tower, found in rows.items():
+        torch.testing.assert_close(found.double(), expected[tower], rtol=0, atol=1e-6)
+    said = json.loads((run.out / "manifest.json").read_text())["notices"]
+    assert any(choice.form.label in line and line.startswith("teacher: ") for line in said)
+
+
+def test_a_closed_form_teacher_needs_validation_pairs(monkeypatch):
+    monkeypatch.setattr(RandomView, "samples", lambda self, tower: [f"{tower}{row}" for row in range(12)])
+    with pytest.raises(DataError, match="core/cca does without"):
+        ClosedFormTeacher(ClosedFormTeacherConfig(), 0).embed(RandomView())
+
+
 def test_leaving_them_out_changes_nothing_else(toy_run):
     objective = {"use": "core/sum", "terms": [{"use": "core/clip"}, {"use": "core/mmd"}]}
     plain = toy_run("plain", {"train.steps": 1}, recipe=recipe(objective=objective))
@@ -63,9 +99,10 @@ def test_leaving_them_out_changes_nothing_else(toy_run):
     assert {key: one[key] for key in ("clip", "mmd")} == {key: two[key] for key in ("clip", "mmd")}
 
 
-def test_true_mates_are_never_used(toy_run, monkeypatch):
+@pytest.mark.parametrize("changes", [CCA, FORMS], ids=["cca", "closed-form"])
+def test_true_mates_are_never_used(toy_run, monkeypatch, changes):
     """Deal the pool's mates anew, as far as Gentle knows them: every pseudo-pair stays."""
-    one = toy_run("one", recipe=recipe(**CCA))
+    one = toy_run("one", recipe=recipe(**changes))
     original = pools_module.pools_of
 
     def dealt_anew(*args: Any, **kwargs: Any) -> Any:
@@ -74,7 +111,7 @@ def test_true_mates_are_never_used(toy_run, monkeypatch):
         return attrs.evolve(found, described={tower: rng.permutation(d) for tower, d in found.described.items()})
 
     monkeypatch.setattr(session_module, "pools_of", dealt_anew)
-    two = toy_run("two", recipe=recipe(**CCA))
+    two = toy_run("two", recipe=recipe(**changes))
     for name, value in tables(one.out).items():
         np.testing.assert_array_equal(value, tables(two.out)[name])
 
@@ -90,7 +127,7 @@ def test_a_teacher_sees_no_sample_ids_of_the_pools(toy_run, monkeypatch):
     monkeypatch.setattr(PseudoPairing, "refresh", spied)
     toy_run("one", {"train.steps": 1}, recipe=recipe(**CCA))
     (view,) = seen
-    assert set(view.positions) == {"pairs", "pool"}
+    assert set(view.positions) == {"pairs", "matched", "pool"}
     assert set(view.samples("a")) == set(view.validation.index["a"].samples)
     pool, pairs = (set(view.positions[part]["a"].tolist()) for part in ("pool", "pairs"))
     assert pool and pairs and not pool & pairs
@@ -105,6 +142,9 @@ def test_pairs_are_mates_row_by_row(toy_run, monkeypatch):
     split = view.train(view.model)
     ids = [[split.index[t].samples[p] for p in view.positions["pairs"][t]] for t in ("a", "b")]
     assert ids[0] == ids[1] and len(ids[0]) == 48
+    every = [[split.index[t].samples[p] for p in view.positions["matched"][t]] for t in ("a", "b")]
+    known = dict(zip(view.groups("a"), every[0], strict=True))
+    assert [known[number] for number in view.groups("b")] == every[1]
 
 
 @pytest.mark.parametrize("changes, cut", [(CCA, 4), (AVERAGE, 4), (AVERAGE, 5)], ids=["cca", "average-4", "average-5"])

@@ -7,8 +7,10 @@ from click.testing import CliRunner
 
 from gentle_core.cli.study import study as command
 from gentle_core.engine.progress import Display
-from gentle_core.errors import GentleError
+from gentle_core.errors import GentleError, RecipeError
 from gentle_core.study.execute import Workers
+from gentle_core.study.model import read_study
+from gentle_core.study.plan import make_plan
 from gentle_core.study.run import run_study
 
 from .conftest import STUDY, TOY
@@ -104,8 +106,38 @@ def test_the_command_counts_its_runs(write_study):
     assert "gentle+equal_rows" in found.output
 
 
+def test_settings_beside_the_file_reach_every_run(write_study, toy_catalog):
+    plan = make_plan(read_study(write_study(), ["dataset.count=40", "train.steps=2"]), toy_catalog)
+    for job in plan.finals({("clip", 0): 0, ("clip", 1): 0}):
+        recipe = plan.resolve(job).recipe
+        assert recipe.dataset.options["count"] == 40 and recipe.train.steps == 2
+        assert "--set dataset.count=40" in job.command(plan.study)
+    with pytest.raises(RecipeError, match="write it as KEY=VALUE"):
+        read_study(write_study(), ["dataset.count"])
+
+
+def test_closed_forms_on_what_training_made(carry_out, tmp_path):
+    text = 'recipe = "toy.toml"\npaired = [24]\nseeds = 2\n[methods.clip]\n'
+    text += '[methods.both]\nclosed_form = ["cca", "ensemble"]\ntrained = true\n'
+    results = carry_out(text)
+    assert not results.failures
+    assert list(results.plan.variants)[-3:] == ["both", "both+pairs_only", "both+equal_rows"]
+    recall = results.values["retrieval/mean/recall"]
+    for seed in (0, 1):
+        heads = json.loads((tmp_path / f"out/runs/both/paired-24/seed-{seed}/results.json").read_text())
+        lines = {line["label"]: line["recall"]["test"] for line in heads["table"]}
+        # The objective is that of the first method: the same heads, trained once more.
+        assert lines["Trained heads"] == pytest.approx(recall["clip"][0][seed], abs=1e-6)
+    assert not (tmp_path / "out/runs/both/paired-24/seed-0-trained/model").exists()
+    commands = [job.command(results.plan.study) for job in results.plan.finals({}) if job.variant == "both"]
+    assert commands[0].startswith("gentle run ") and commands[0].endswith(
+        "gentle baseline RUN --form cca --form ensemble"
+    )
+    assert carry_out(text).as_json() == results.as_json()
+
+
 def test_closed_forms_are_methods_too(carry_out, plan_of, tmp_path):
-    text = 'recipe = "toy.toml"\npaired = [24]\nseeds = 2\n[methods.cca]\nclosed_form = ["cca"]\n'
+    text = 'recipe = "toy.toml"\npaired = [24]\nseeds = 2\n[methods.cca]\nclosed_form = ["cca"]\nhubness = false\n'
     text += '[methods.all]\nclosed_form = ["cca", "ot-em"]\ncontrols = []\n'
     results = carry_out(text)
     assert not results.failures
@@ -113,6 +145,8 @@ def test_closed_forms_are_methods_too(carry_out, plan_of, tmp_path):
     assert all(len(level[0]) == 2 for level in results.values["retrieval/mean/recall"].values())
     command = results.plan.finals({})[0].command(results.plan.study)
     assert command.startswith("gentle baseline ") and " --form cca " in command
+    plain = json.loads((tmp_path / "out/runs/cca/paired-24/seed-0/results.json").read_text())
+    assert [line["label"] for line in plain["table"]] == ["CCA, closed form"] and " --no-hubness " in command
     control = json.loads((tmp_path / "out/runs/cca+pairs_only/paired-24/seed-0/manifest.json").read_text())
     assert set(control["data"]["pools"].values()) == {0}
     assert carry_out(text).as_json() == results.as_json()

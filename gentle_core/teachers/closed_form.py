@@ -1,0 +1,54 @@
+"""`core/closed-form`: of several closed forms on the encoder features, the one that validation favours.
+
+Forms that match the pools by transport (OT-EM CCA) or spread labels over them (propagation) are among them, and so is
+CCA on the pairs alone: where the pools bring nothing on validation, they have no part in the pseudo-pairs either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gentle_core.batch import BuildContext
+from gentle_core.builtin import ClosedFormTeacherConfig
+from gentle_core.closed_form.forms import Choice, Features, choose, fit_forms
+from gentle_core.errors import DataError
+from gentle_core.modules import TeacherModule
+from gentle_core.protocols import TeacherView
+
+
+class ClosedFormTeacher(TeacherModule):
+    """Hubness is not corrected here: who makes pseudo-pairs of the rows does that."""
+
+    def __init__(self, config: ClosedFormTeacherConfig, seed: int):
+        self.config, self.seed = config, seed
+        self.choice: Choice | None = None
+
+    def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
+        a, b = view.towers
+        if len(set(view.groups(a))) < 3:
+            raise DataError(f"the teacher core/closed-form needs three pairs, and there are {len(set(view.groups(a)))}")
+        if not set(view.samples(a)) & set(view.samples(b)):
+            raise DataError(
+                "the teacher core/closed-form chooses on validation pairs, and there are none; core/cca does without"
+            )
+        parts: dict[str, Any] = {}
+        for side, tower in zip("xy", view.towers, strict=True):
+            parts |= {f"items_{side}": view.features(tower, "matched"), f"pool_{side}": view.features(tower, "pool")}
+            parts |= {f"{side}_val": view.features(tower, "val"), f"samples_{side}_val": view.samples(tower)}
+            parts[f"labels_{side}"] = np.asarray(view.groups(tower))
+        data = Features(**parts)
+        wanted = dict.fromkeys(("cca", *self.config.forms))  # the choice needs one on the pairs alone
+        self.choice = choose(fit_forms(data, wanted, hubness=False, seed=self.seed), self.seed)
+        form = self.choice.form
+        return {a: form.plain(data.pool_x, "x").float(), b: form.plain(data.pool_y, "y").float()}
+
+    def says(self) -> str:
+        return "" if self.choice is None else self.choice.reason
+
+
+def build(config: ClosedFormTeacherConfig, context: BuildContext) -> ClosedFormTeacher:
+    return ClosedFormTeacher(config, context.seed)
