@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import attrs
 
-from gentle_core.closed_form.names import FormName
+from gentle_core.form_names import FormName
 from gentle_core.hookspecs import hookimpl
 from gentle_core.schedule import Schedule, always_zero, as_weight
 from gentle_core.specs import HealthCheck, LossSpec, Need, TaskSpec, TeacherSpec

@@ -10,7 +10,7 @@ import click
 
 from gentle_core.catalog import Catalog
 from gentle_core.cli.common import note_problems, plugin_options, set_option, verbose_option
-from gentle_core.closed_form.names import FORM_NAMES
+from gentle_core.form_names import FORM_NAMES
 
 if TYPE_CHECKING:
     from gentle_core.engine.baseline import BaselineResult

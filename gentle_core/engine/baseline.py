@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 
 from gentle_core.closed_form.forms import Choice, Form, choose
-from gentle_core.closed_form.names import FORM_NAMES
 from gentle_core.engine.artifact import load_model, save_model
 from gentle_core.engine.baselines import closed_forms, facts_of, folder_of
 from gentle_core.engine.closed import ClosedFormModel, embedded
@@ -17,6 +16,7 @@ from gentle_core.engine.run import examples, recorded, save_embeddings
 from gentle_core.engine.session import Session
 from gentle_core.engine.splits import Embedded
 from gentle_core.errors import DataError
+from gentle_core.form_names import FORM_NAMES
 from gentle_core.recipe.load import Resolved
 from gentle_core.report.build import build_report
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import optional
 
-from gentle_core.closed_form.names import FormName
+from gentle_core.form_names import FormName
 from gentle_core.pseudo import ProposalSettings
 
 _SPLITS = ("train", "val", "test")

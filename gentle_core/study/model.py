@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import attrs
 
-from gentle_core.closed_form.names import FormName
 from gentle_core.errors import RecipeError
+from gentle_core.form_names import FormName
 from gentle_core.recipe.draft import Findings
 from gentle_core.recipe.source import parse_sets, read_file
 from gentle_core.recipe.structure import Invalid, structure
