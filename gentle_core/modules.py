@@ -39,6 +39,10 @@ class EncoderModule(nn.Module):
     def size(self, item: Any) -> int:
         return len(item)
 
+    def cut(self, items: Sequence[Any]) -> Sequence[int]:
+        """Positions of items of which the encoder sees a part alone (texts beyond its longest)."""
+        return ()
+
     def fingerprint(self) -> str:
         return hash_tensors(self.state_dict())
 

@@ -34,6 +34,7 @@ from gentle_core.engine.splits import Embedded, Split, limited
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError, GentleError, RecipeError
 from gentle_core.losses.chunks import BATCH_NORMS
+from gentle_core.modules import EncoderModule
 from gentle_core.recipe.load import Resolved, differences
 from gentle_core.recipe.model import Recipe
 from gentle_core.recipe.structure import plain
@@ -59,6 +60,9 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise RecipeError(f"engine.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
+
+NAMED = 100
+"""How many of the items that an encoder cuts are named in the manifest; the counts are exact."""
 
 STATISTICS_ROWS = 512
 """Items whose features standardise the head of an encoder that trains."""
@@ -103,6 +107,7 @@ class Session:
         self.train = self.split("train")
         self.splits = self._held_out()
         self.validation = self._validation()
+        self.cut = {name: found for name in self.towers if (found := self._cut(name))}
         frozen = [name for name, table in recipe.towers.items() if table.encoder.freeze]
         self.fingerprints = {name: self.model.tower(name).encoder.fingerprint() for name in frozen}
 
@@ -180,6 +185,31 @@ class Session:
         if "val" in self.splits or not all(len(index.get(modality, ())) for modality in self.towers.values()):
             return self.splits.get("val")
         return self.split("val", index)
+
+    def _cut(self, tower: str) -> dict[str, list[str]]:
+        """Items by split of which the tower's encoder sees a part alone.
+
+        Raises:
+            DataError: there are any, and the dataset is `strict`.
+        """
+        encoder = self.model.tower(tower).encoder
+        if getattr(type(encoder), "cut", EncoderModule.cut) is EncoderModule.cut:
+            return {}
+        found: dict[str, list[str]] = {}
+        for name, split in {"train": self.train, "val": self.validation, **self.splits}.items():
+            positions = self._used(tower) if name == "train" else range(len(split.index[tower])) if split else ()
+            if split and len(positions):
+                cut = encoder.cut(split.load(tower, positions))
+                found[name] = [split.index[tower].items[positions[i]] for i in cut]
+        if not any(found.values()):
+            return {}
+        first = next(item for items in found.values() for item in items)
+        counts = ", ".join(f"{name} {len(items)}" for name, items in found.items() if items)
+        said = f"tower {tower!r}: items longer than its encoder reads ({counts}; the first: {first})"
+        if getattr(self.recipe.dataset.config, "strict", False):
+            raise DataError(f"{said}; shorten them or set dataset.strict = false, and only their beginnings are seen")
+        self.notice(f"{said}: only their beginnings are seen")
+        return found
 
     def finish(self, status: str, error: str = "") -> None:
         """Put how the run ended into the manifest."""
@@ -365,6 +395,10 @@ class Session:
                 "parameters": total, "trainable": trainable, "licence": spec.licence, "citation": spec.citation,
                 "facts": dict(tower.encoder.facts()),
             }  # fmt: skip
+            if name in self.cut:
+                towers[name]["cut"] = {
+                    split: {"count": len(items), "items": items[:NAMED]} for split, items in self.cut[name].items()
+                }
         data = {
             "pairs": self.pools.pairs, "pools": self.pools.pool_sizes, "pool": self.recipe.dataset.pool,
             "device": str(self.device),

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gentle_core.api import BuildContext
+from gentle_core.testing.fixtures import context, notices, real_data
+
+__all__ = ["context", "notices", "real_data"]
 
 RESIDUES = {
     "A": "ALA", "R": "ARG", "N": "ASN", "D": "ASP", "C": "CYS", "Q": "GLN", "E": "GLU", "G": "GLY", "H": "HIS",
     "I": "ILE", "L": "LEU", "K": "LYS", "M": "MET", "F": "PHE", "P": "PRO", "S": "SER", "T": "THR", "W": "TRP",
     "Y": "TYR", "V": "VAL",
 }  # fmt: skip
-
-
-@pytest.fixture
-def notices() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def context(tmp_path: Path, notices: list[str]) -> BuildContext:
-    return BuildContext(cache_dir=tmp_path / "cache", notify=notices.append)
 
 
 @pytest.fixture
@@ -70,21 +59,3 @@ def pdb_text() -> Callable[[Mapping[str, tuple[str, np.ndarray]]], str]:
         return "\n".join([*lines, "END", ""])
 
     return text
-
-
-@pytest.fixture
-def real_data(tmp_path: Path) -> Callable[[str], Path]:
-    """real_data(tar): the folder where this file of the folder `GENTLE_DATA` is unpacked. Skips the test without it."""
-
-    def unpack(name: str) -> Path:
-        folder = os.environ.get("GENTLE_DATA")
-        if not folder:
-            pytest.skip("GENTLE_DATA names no folder with real data")
-        path = Path(folder) / name
-        if not path.is_file():
-            pytest.skip(f"{path} is not there")
-        with tarfile.open(path) as archive:
-            archive.extractall(tmp_path / "real", filter="data")
-        return tmp_path / "real"
-
-    return unpack

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gentle_core.api import BuildContext
+from gentle_core.testing.fixtures import context, notices, real_data
 
-
-@pytest.fixture
-def notices() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def context(tmp_path: Path, notices: list[str]) -> BuildContext:
-    return BuildContext(cache_dir=tmp_path / "cache", notify=notices.append)
+__all__ = ["context", "notices", "real_data"]
 
 
 @pytest.fixture
@@ -57,21 +47,3 @@ def make_karpathy(make_image: Callable[..., Path]) -> Callable[..., Path]:
         return folder
 
     return make
-
-
-@pytest.fixture
-def real_data(tmp_path: Path) -> Callable[[str], Path]:
-    """real_data(tar): the folder where this file of the folder `GENTLE_DATA` is unpacked. Skips the test without it."""
-
-    def unpack(name: str) -> Path:
-        folder = os.environ.get("GENTLE_DATA")
-        if not folder:
-            pytest.skip("GENTLE_DATA names no folder with real data")
-        path = Path(folder) / name
-        if not path.is_file():
-            pytest.skip(f"{path} is not there")
-        with tarfile.open(path) as archive:
-            archive.extractall(tmp_path / "real", filter="data")
-        return tmp_path / "real"
-
-    return unpack

@@ -23,16 +23,19 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     return out.getvalue()
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header promises width × height grey pixels."""
+def png(width: int, height: int, pixels: bytes, bits: int = 8) -> bytes:
+    """A PNG of width × height grey pixels, which come packed."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    )
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG whose header promises more than it holds."""
+    return png(width, height, zlib.compress(b"\0" * 64))
 
 
 def one_colour(data: bytes) -> tuple[int, ...]:

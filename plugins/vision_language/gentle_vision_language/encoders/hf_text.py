@@ -22,6 +22,9 @@ from gentle_vision_language.encoders.tuning import tune
 _NO_LIMIT = 100_000
 """A larger model_max_length is transformers' way of saying that there is none."""
 
+MOST_SPECIAL = 4
+"""No tokenizer adds more special tokens to a text than this."""
+
 _TOKENIZERS = (
     "tokenizer.json",
     "vocab.txt",
@@ -90,7 +93,7 @@ class HfTextEncoder(EncoderModule):
         self.width = int(self.shape.projection_dim if plan.pool == "projection" else _hidden(self.shape))
         self.tokenizer_json = TextOf(tokenizer)
         self._tokenizer: Tokenizer | None = None
-        self._notify, self._cut = notify, 0
+        self._notify = notify
         if config.gradient_checkpointing:
             loading.checkpoint_gradients(model)
         if config.dropout >= 0:
@@ -131,6 +134,14 @@ class HfTextEncoder(EncoderModule):
     def size(self, item: Any) -> int:
         """About the number of tokens."""
         return self.plan.limit if self.plan.fill else min(len(item) // 4 + 3, self.plan.limit)
+
+    def cut(self, items: Sequence[Any]) -> list[int]:
+        # No token is shorter than a byte, but for letters that normalisation takes apart.
+        short = self.plan.limit - MOST_SPECIAL
+        long = [i for i, item in enumerate(items) if len(item) > short or not item.isascii()]
+        found = self.tokenizer.encode_batch([str(items[i]) for i in long])
+        self._notify = None  # whoever asks will say it
+        return [i for i, encoded in zip(long, found, strict=True) if encoded.overflowing]
 
     def fingerprint(self) -> str:
         options = attrs.asdict(self.plan)
@@ -174,9 +185,9 @@ class HfTextEncoder(EncoderModule):
         text = f"a text of about {tokens} tokens is longer than the {self.plan.limit} that {self.config.label} reads"
         if self.config.too_long == "error":
             raise DataError(f'{text}: "{shown}"; shorten it, or set too_long = "cut"')
-        self._cut += 1
-        if self._cut == 1 and self._notify is not None:
+        if self._notify is not None:
             self._notify(f'{text}, and is cut, as others like it will be: "{shown}"')
+            self._notify = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what does not travel to loader workers; the tokenizer is made again where it is needed."""

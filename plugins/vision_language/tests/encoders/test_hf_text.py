@@ -94,6 +94,15 @@ def test_long_texts_are_cut_and_said_once(model_folder, context, notices):
     assert "longer than the 20" in notice and "dog dog" in notice
 
 
+def test_texts_that_will_be_cut_are_found_beforehand(model_folder, context, notices):
+    encoder = build(HfTextConfig(path=model_folder("bert")), context).eval()
+    texts = ["a dog", "dog " * 18, "dog " * 19, "ﷺ" * 2, "a" * 90]
+    assert encoder.cut(texts) == [i for i, text in enumerate(texts) if encoder.tokenizer.encode(text).overflowing]
+    assert 2 in encoder.cut(texts) and 1 not in encoder.cut(texts) and encoder.cut([]) == []
+    encoder.collate(texts)
+    assert not notices  # whoever asked says it
+
+
 def test_long_texts_stop_a_strict_run(model_folder, context):
     encoder = build(HfTextConfig(path=model_folder("bert"), too_long="error"), context)
     with pytest.raises(DataError, match=r"about 5\d tokens .* too_long"):
