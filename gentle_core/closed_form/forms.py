@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from gentle_core.closed_form.graph import Graph, Propagation, propagate_both, with_weights
+from gentle_core.closed_form.graph import Graph, Propagation, nearest, nodes_of, propagate_both, with_weights
 from gentle_core.closed_form.hubness import GRID, Corrected, Hubness, choose_hubness
 from gentle_core.closed_form.linear import Alignment
 from gentle_core.closed_form.select import RIDGES, Selected, fit_select
@@ -296,11 +296,15 @@ def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
     pool_x, pool_y = _drawn(data, GRAPH_ROWS if pools else 0, seed)
     pool = (cca.plain(pool_x, "x"), cca.plain(pool_y, "y"))
     val = (cca.plain(data.x_val, "x"), cca.plain(data.y_val, "y"))
+    # All settings have their nearest neighbours in common.
+    nodes, most = nodes_of(pairs, pool), max(start.neighbours for start in GRAPHS)
+    near = (nearest(nodes[0], nodes[0], most, itself=False), nearest(nodes[1], nodes[1], most, itself=False))
+    near_val = [nearest(z, own, most) for z, own in zip(val, nodes, strict=True)]
     best, chosen = -1.0, None
     for start in GRAPHS:
-        made = propagate_both(start, pairs, (data.labels_x, data.labels_y), pool)
-        nodes, profiles = [graph.nodes for graph in made], [graph.profiles for graph in made]
-        of_val = [graph.profile(z) for graph, z in zip(made, val, strict=True)]
+        made = propagate_both(start, pairs, (data.labels_x, data.labels_y), pool, near)
+        profiles = [graph.profiles for graph in made]
+        of_val = [graph.profile(*given) for graph, *given in zip(made, val, near_val, strict=True)]
         for root, share in itertools.product((False, True), PROFILE_SHARES):
             graphs = with_weights(attrs.evolve(start, root=root, share=share), nodes, profiles)
             embedded = (graph.combine(*given) for graph, *given in zip(graphs, val, of_val, strict=True))

@@ -52,13 +52,27 @@ class Propagation:
     root: bool = False
 
 
-def neighbours(rows: Tensor, nodes: Tensor, count: int, temperature: float, *, itself: bool = True) -> sp.csr_array:
-    """Edge weights (m, n) to the `count` nodes with the largest inner products, each row scaled to a largest of 1.
+@attrs.frozen(eq=False)
+class Near:
+    """The nodes with the largest inner products with each of m rows, best first: (m, k) nodes and inner products."""
 
-    With `itself` False, where `rows` are the nodes, no row is its own neighbour.
-    """
+    nodes: np.ndarray
+    products: np.ndarray
+    total: int
+    """Number of all nodes."""
+
+    def edges(self, count: int, temperature: float) -> sp.csr_array:
+        """Weights (m, n) of the edges to the first `count` of them: exp(product / temperature)."""
+        nodes, products = self.nodes[:, :count], self.products[:, :count]
+        ends = np.arange(len(nodes) + 1) * nodes.shape[1]
+        weight = np.exp(products / temperature)
+        return sp.csr_array((weight.ravel(), nodes.ravel(), ends), shape=(len(nodes), self.total))
+
+
+def nearest(rows: Tensor, nodes: Tensor, count: int, *, itself: bool = True) -> Near:
+    """The `count` nearest nodes of each row. With `itself` False, where `rows` are the nodes, no row is its own."""
     k = max(0, min(count, len(nodes) - (not itself)))
-    found, weight = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k))
+    found, products = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k))
     for part in blocks(len(rows), len(nodes)) if k else ():
         similarity = rows[part] @ nodes.T
         if not itself:
@@ -66,13 +80,22 @@ def neighbours(rows: Tensor, nodes: Tensor, count: int, temperature: float, *, i
             similarity[own, own + part.start] = -torch.inf
         best = similarity.topk(k, dim=1)
         found[part] = best.indices.cpu().numpy()
-        weight[part] = (best.values / temperature).exp().double().cpu().numpy()
-    ends = np.arange(len(rows) + 1) * k
-    return sp.csr_array((weight.ravel(), found.ravel(), ends), shape=(len(rows), len(nodes)))
+        products[part] = best.values.double().cpu().numpy()
+    return Near(found, products, len(nodes))
+
+
+def neighbours(rows: Tensor, nodes: Tensor, count: int, temperature: float, *, itself: bool = True) -> sp.csr_array:
+    """Edge weights (m, n) to the `count` nearest nodes."""
+    return nearest(rows, nodes, count, itself=itself).edges(count, temperature)
 
 
 def spread(
-    settings: Propagation, nodes: Tensor, labels: np.ndarray, count: int, kept: int | None = None
+    settings: Propagation,
+    nodes: Tensor,
+    labels: np.ndarray,
+    count: int,
+    kept: int | None = None,
+    near: Near | None = None,
 ) -> sp.csr_array:
     """Profiles (n, N) of all nodes.
 
@@ -80,8 +103,10 @@ def spread(
         nodes: (n, d) unit embeddings.
         labels: (n,) number of each node's sample among the `count` pairs, −1 for unmatched nodes.
         kept: entries of a profile; `KEPT` by default.
+        near: the nodes' neighbours, as many as the settings want or more, where they are known.
     """
-    directed = neighbours(nodes, nodes, settings.neighbours, settings.temperature, itself=False)
+    near = nearest(nodes, nodes, settings.neighbours, itself=False) if near is None else near
+    directed = near.edges(settings.neighbours, settings.temperature)
     weight = directed.maximum(directed.T).tocsr()
     degree = np.asarray(weight.sum(axis=1)).ravel()
     scale = sp.dia_array(((np.maximum(degree, 1e-300) ** -0.5)[None], [0]), shape=weight.shape)
@@ -128,10 +153,11 @@ class Graph:
         """
         return self.combine(rows, self.profile(rows))
 
-    def profile(self, rows: Any) -> sp.csr_array:
-        """Profiles (m, N) of new items."""
-        x, s = as_tensor(rows).to(self.nodes), self.settings
-        return (neighbours(x, self.nodes, s.neighbours, s.temperature) @ self.profiles).tocsr()
+    def profile(self, rows: Any, near: Near | None = None) -> sp.csr_array:
+        """Profiles (m, N) of new items, whose nearest nodes may be known."""
+        s = self.settings
+        near = nearest(as_tensor(rows).to(self.nodes), self.nodes, s.neighbours) if near is None else near
+        return (near.edges(s.neighbours, s.temperature) @ self.profiles).tocsr()
 
     def combine(self, rows: Any, profile: sp.csr_array) -> Tensor:
         """`embed`, with the profiles given."""
@@ -155,6 +181,7 @@ def propagate_both(
     pairs: tuple[Any, Any],
     labels: tuple[np.ndarray, np.ndarray],
     pools: tuple[Any, Any],
+    near: tuple[Near, Near] | None = None,
 ) -> tuple[Graph, Graph]:
     """Both modalities' graphs.
 
@@ -162,14 +189,20 @@ def propagate_both(
         pairs: unit embeddings (N_x, d), (N_y, d) of the paired items of each modality.
         labels: sample numbers (N_x,), (N_y,) from 0: equal numbers are pairs.
         pools: unit embeddings of the unmatched items, in any order and number.
+        near: neighbours of each modality's nodes (`nodes_of`), where they are known.
     """
     count = int(max(labels[0].max(initial=-1), labels[1].max(initial=-1))) + 1
-    nodes = [torch.cat([as_tensor(p), as_tensor(q).to(as_tensor(p))]) for p, q in zip(pairs, pools, strict=True)]
+    nodes = nodes_of(pairs, pools)
     found = []
-    for own, x in zip(labels, nodes, strict=True):
+    for number, (own, x) in enumerate(zip(labels, nodes, strict=True)):
         every = np.concatenate([own, np.full(len(x) - len(own), -1)])
-        found.append(spread(settings, x, every, count))
+        found.append(spread(settings, x, every, count, near=None if near is None else near[number]))
     return with_weights(settings, nodes, found)
+
+
+def nodes_of(pairs: tuple[Any, Any], pools: tuple[Any, Any]) -> list[Tensor]:
+    """The nodes of both graphs: paired items, then unmatched ones."""
+    return [torch.cat([as_tensor(p), as_tensor(q).to(as_tensor(p))]) for p, q in zip(pairs, pools, strict=True)]
 
 
 def with_weights(settings: Propagation, nodes: list[Tensor], profiles: list[sp.csr_array]) -> tuple[Graph, Graph]:
