@@ -61,7 +61,8 @@ class Rows:
         views: (B, d) normalised embeddings of a second, independently augmented view of each row, or None.
         raw_views: (B, d) the same before normalisation, or None.
         extras: further per-row tensors by name. "labels": the dataset's attribute of that name, (B,) or (B, K), in the
-            towers whose items have it, where the objective needs labels.
+            towers whose items have it, where the objective needs labels. "reference": a teacher's unit rows (B, k),
+            where the objective needs them and once the teacher has been asked.
     """
 
     z: Tensor

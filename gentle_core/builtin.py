@@ -202,7 +202,8 @@ class KlotConfig:
 
     Attributes:
         target: whose plan is to be met. "modalities": over the matched samples, each modality's own plan by the
-            other's. "reference": over all rows, the plan of reference rows that a teacher puts into the batch.
+            other's. "reference": over all rows, the plan of the rows that the teacher of `[pseudo]` gives the batch's
+            items; 0 until it has been asked.
         epsilon: of the plans, in units of cosines.
         target_epsilon: of the target's plan; without it, the same.
         steps: Sinkhorn's alternations for each plan.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gentle_core.batch import AlignBatch, LossContext, LossOut, ParamGroups
+from gentle_core.errors import ComponentError
 
 if TYPE_CHECKING:
     from gentle_core.protocols import TeacherView
@@ -74,6 +75,11 @@ class TeacherModule:
 
     def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
         raise TypeError(f"{type(self).__name__} must define embed(view)")
+
+    def embed_matched(self, view: TeacherView) -> Mapping[str, Tensor]:
+        """Unit rows of both towers' matched items, in the space of its last answer, for objectives that compare a batch
+        with the teacher's view of it."""
+        raise ComponentError(f"{type(self).__name__} gives no reference rows: it has no embed_matched(view)")
 
     def says(self) -> str:
         """A sentence about its last answer, for people; none by default."""

@@ -304,7 +304,7 @@ def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
     for start in GRAPHS:
         made = propagate_both(start, pairs, (data.labels_x, data.labels_y), pool, near)
         profiles = [graph.profiles for graph in made]
-        of_val = [graph.profile(*given) for graph, *given in zip(made, val, near_val, strict=True)]
+        of_val = [graph.profile(z, found) for graph, z, found in zip(made, val, near_val, strict=True)]
         for root, share in itertools.product((False, True), PROFILE_SHARES):
             graphs = with_weights(attrs.evolve(start, root=root, share=share), nodes, profiles)
             embedded = (graph.combine(*given) for graph, *given in zip(graphs, val, of_val, strict=True))

@@ -43,6 +43,7 @@ class TowerInputs:
         views: for each view the chunks of this rank, rows in the order of `parts[rank]`.
         labels: (B,) or (B, K) of the global batch, for an objective that needs them.
         weight: (P,) weights of the pseudo-pairs.
+        reference: (B, k) a teacher's rows of the global batch, for an objective that compares with them.
     """
 
     ids: Tensor
@@ -52,6 +53,7 @@ class TowerInputs:
     views: list[list[Chunk]]
     labels: Tensor | None = None
     weight: Tensor = attrs.field(factory=lambda: torch.empty(0))
+    reference: Tensor | None = None
 
     @property
     def plain(self) -> int:
@@ -72,6 +74,7 @@ class TowerSource:
         features: (n, width) cached features of the training items, or (k, n, width) of k augmented views of them; None
             to encode anew every step.
         labels: (n,) or (n, K) labels of the training items, for an objective that needs them.
+        reference: (n, k) a teacher's rows of the training items, once there are any.
     """
 
     modality: str
@@ -81,6 +84,7 @@ class TowerSource:
     augment: Sequence[tuple[str, Callable[..., Any]]] = ()
     features: Tensor | None = None
     labels: Tensor | None = None
+    reference: Tensor | None = None
 
 
 class StepDataset(TorchDataset[dict[str, TowerInputs]]):
@@ -145,9 +149,10 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
                     )
                 chunks.append(Chunk(group=name, number=number, rows=count, inputs=inputs))
             views.append(chunks)
-        labels = None if source.labels is None else source.labels[torch.from_numpy(plan.positions)]
+        places = torch.from_numpy(plan.positions)
+        labels, reference = (None if t is None else t[places] for t in (source.labels, source.reference))
         weight = torch.from_numpy(plan.weight)
-        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, parts, views, labels, weight)
+        return TowerInputs(torch.from_numpy(plan.ids), items, plan.matched, parts, views, labels, weight, reference)
 
     def _key(self, tower: str, source: TowerSource, plan: TowerPlan, items: Sequence[str], row: int) -> str:
         """What an augmentation's stream is named after: the sample of a matched row, the item of another."""

@@ -227,11 +227,12 @@ class Trainer:
             self.display.stop()
 
     def _ask_teacher(self, pseudo: PseudoPairing) -> None:
-        """New pseudo-pairs, before the next step."""
+        """New pseudo-pairs or reference rows, before the next step."""
         self.backend.collect()
         figures = pseudo.refresh(self.step)
         self.backend.model.train()
-        self.run.log(self.step, "pseudo", figures)
+        if figures:
+            self.run.log(self.step, "pseudo", figures)
 
     def _measure_untrained(self) -> None:
         """The validation figures before training, which also show whether `train.select` names one of them."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gentle_core.closed_form.proposals import Proposals, propose
+from gentle_core.data.loader import TowerSource
 from gentle_core.data.pseudo import ProposalTable, PseudoSampler
 from gentle_core.data.sampler import BatchSampler
 from gentle_core.engine.splits import Split
@@ -83,15 +84,20 @@ class PseudoPairing:
         listens: whether the teacher changes with the model, and so wants to see it after every step.
         share: called with a function: what it returns on the first rank, on all ranks.
         tell: told what the teacher has to say of itself.
+        sources: of the training items, where they are to get the teacher's rows as reference; None where nothing
+            compares with these.
+        pairs: whether pseudo-pairs are wanted.
     """
 
     def __init__(
         self, table: PseudoTable, teacher: Any, towers: tuple[str, str], sampler: BatchSampler,
         view: Callable[[int], View], steps: int, seed: int, listens: bool, share: Callable[[Callable[[], Any]], Any],
-        tell: Callable[[str], None] = lambda _: None,
+        tell: Callable[[str], None] = lambda _: None, sources: Mapping[str, TowerSource] | None = None,
+        pairs: bool = True,
     ):  # fmt: skip
         self.table, self.teacher, self.towers, self.sampler = table, teacher, towers, sampler
         self.view, self.seed, self.listens, self.share, self.tell = view, seed, listens, share, tell
+        self.sources, self.pairs = sources, pairs
         self.start, self.every = (round(x * steps) if x < 1 else int(x) for x in (table.start, table.refresh))
         self.every = max(self.every, 1) if table.refresh else 0
         self._tables: tuple[ProposalTable, ProposalTable] | None = None
@@ -112,6 +118,10 @@ class PseudoPairing:
         pools = [self.sampler.pools.unmatched[tower] for tower in self.towers]
         for tower, pool in zip(self.towers, pools, strict=True):
             self._check(tower, rows.get(tower), len(pool))
+        if self.sources is not None:
+            self._refer(view, rows)
+        if not self.pairs:
+            return {}
         found = self.share(lambda: propose(rows[a], rows[b], self.table))
         self._use((_table(found[0], pools[0], pools[1]), _table(found[1], pools[1], pools[0])))
         asked = sum(len(pool) for pool in pools)
@@ -123,6 +133,19 @@ class PseudoPairing:
             "pseudo/score": float(scores.mean()) if len(scores) else 0.0,
         }
 
+    def _refer(self, view: View, pool: Mapping[str, Tensor]) -> None:
+        """The teacher's rows of all training items that a batch may hold."""
+        assert self.sources is not None
+        matched = self.teacher.embed_matched(view)
+        for tower in self.towers:
+            places = view.positions["matched"][tower]
+            self._check(tower, matched.get(tower), len(places), "matched")
+            source = self.sources[tower]
+            rows = matched[tower].new_zeros(len(source.index), matched[tower].shape[1])
+            rows[torch.from_numpy(places)] = matched[tower]
+            rows[torch.from_numpy(self.sampler.pools.unmatched[tower])] = pool[tower]
+            source.reference = rows.float().cpu()
+
     def observe(self, model: AlignedModel, step: int) -> None:
         self.teacher.observe(model, step)
 
@@ -131,12 +154,17 @@ class PseudoPairing:
         found = {f"teacher.{name}": value for name, value in self.teacher.state().items()}
         for side, table in enumerate(self._tables or ()):
             found |= {f"table.{side}.{name}": torch.from_numpy(getattr(table, name)) for name in _COLUMNS}
+        for tower, source in (self.sources or {}).items():
+            if source.reference is not None:
+                found[f"reference.{tower}"] = source.reference
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a checkpoint's state."""
         own = {name.removeprefix("teacher."): v for name, v in state.items() if name.startswith("teacher.")}
         self.teacher.load(own)
+        for tower, source in (self.sources or {}).items():
+            source.reference = state.get(f"reference.{tower}")
         if "table.0.items" in state:
             sides = [ProposalTable(*(state[f"table.{side}.{name}"].numpy() for name in _COLUMNS)) for side in (0, 1)]
             self._use((sides[0], sides[1]))
@@ -145,11 +173,11 @@ class PseudoPairing:
         self._tables = tables
         self.sampler.pseudo = PseudoSampler(self.towers, tables, self.table.rows, self.seed)
 
-    def _check(self, tower: str, rows: Tensor | None, count: int) -> None:
+    def _check(self, tower: str, rows: Tensor | None, count: int, part: str = "pool") -> None:
         use = self.table.teacher.use
         if rows is None or len(rows) != count:
             got = "none" if rows is None else str(len(rows))
-            raise ComponentError(f"the teacher {use} gave {got} rows for the {count} pool items of tower {tower!r}")
+            raise ComponentError(f"the teacher {use} gave {got} rows for the {count} {part} items of tower {tower!r}")
         if not bool(rows.isfinite().all()):
             raise ComponentError(f"the teacher {use} gave rows for tower {tower!r} that are not finite")
 

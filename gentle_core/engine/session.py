@@ -300,7 +300,7 @@ class Session:
             table=recipe.train, steps=self.rows.steps, pairs=self.builder.pairs(), model=self.model, loss=self.loss,
             backend=self.backend, engine=recipe.engine, data=data, run=self.run, display=self.display,
             measure=self._validate, fingerprints=self.fingerprints,
-            interrupt=self.interrupt, pseudo=self._pseudo_pairing(sampler),
+            interrupt=self.interrupt, pseudo=self._pseudo_pairing(sampler, sources),
             trace=self.run.path / "profile" / "trace.json" if self.profile and self.ranks.main else None,
         )  # fmt: skip
 
@@ -320,9 +320,9 @@ class Session:
                 "multiple) on any number of ranks they are"
             )
 
-    def _pseudo_pairing(self, sampler: BatchSampler) -> PseudoPairing | None:
+    def _pseudo_pairing(self, sampler: BatchSampler, sources: dict[str, TowerSource]) -> PseudoPairing | None:
         table, teacher = self.recipe.pseudo, self.builder.teacher()
-        if table is None or "pseudo" not in self.needs:
+        if table is None or not {"pseudo", "reference"} & self.needs:
             return None
         towers = table.towers or self.builder.pairs()[0]
         matched = dict(zip(towers, self.pools.all_of_both(*towers), strict=True))
@@ -347,6 +347,7 @@ class Session:
             steps=self.rows.steps, seed=self.recipe.train.seed, share=self.ranks.on_main,
             listens=self.resolved.catalog.get("teacher", table.teacher.use).spec.changes,
             tell=self.notice,
+            sources=sources if "reference" in self.needs else None, pairs="pseudo" in self.needs,
         )  # fmt: skip
 
     def cache_held_out(self) -> None:

@@ -163,12 +163,13 @@ def _rows(leaves: Mapping[Key, Tensor], tower: str, given: TowerInputs) -> tuple
             z=F.normalize(mates, dim=-1), ids=ids[n:], raw=mates, extras={"weight": given.weight.to(raw.device)}
         )
         raw, ids, second = raw[:n], ids[:n], None if second is None else second[:n]
+    columns = {"labels": given.labels, "reference": given.reference}
     plain = Rows(
         z=F.normalize(raw, dim=-1),
         ids=ids,
         raw=raw,
         views=None if second is None else F.normalize(second, dim=-1),
         raw_views=second,
-        extras={} if given.labels is None else {"labels": given.labels[:n].to(raw.device)},
+        extras={name: column[:n].to(raw.device) for name, column in columns.items() if column is not None},
     )
     return plain, pseudo

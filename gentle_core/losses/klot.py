@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, LossOut
 from gentle_core.builtin import KlotConfig
-from gentle_core.errors import DataError
 from gentle_core.losses.clip import shared_groups
 from gentle_core.losses.common import mean_over_pairs, tower_pairs
 from gentle_core.losses.plans import plan_averages, potentials
@@ -88,9 +87,10 @@ class Klot(LossModule):
                 u, v = (r.z.float() if r.z.element_size() < 4 else r.z for r in rows)
                 if c.target == "reference":
                     targets = [r.extras.get("reference") for r in rows]
-                    if targets[0] is None or targets[1] is None:
-                        raise DataError(f'core/klot with target = "reference" finds no reference rows of {a} and {b}')
-                    values[a, b] = klot_loss(u, v, targets[0], targets[1], **options)
+                    if targets[0] is None or targets[1] is None:  # the teacher has not been asked yet
+                        values[a, b] = nothing(u, v)
+                        continue
+                    values[a, b] = klot_loss(u, v, targets[0].to(u.dtype), targets[1].to(v.dtype), **options)
                     count += len(u) + len(v)
                     continue
                 group_u, group_v, groups = shared_groups(rows[0].ids, rows[1].ids)

@@ -12,16 +12,19 @@ from gentle_core.recipe.draft import Draft
 from gentle_core.recipe.lines import KeyPath
 from gentle_core.suggest import close_to, did_you_mean, listed
 
-PROVIDED = frozenset({"pairs", "unpaired", "views", "raw", "labels", "pseudo"})
-"""What the training loop puts into a batch (labels: where the dataset has them; pseudo: with a `[pseudo]` table)."""
+PROVIDED = frozenset({"pairs", "unpaired", "views", "raw", "labels", "pseudo", "reference"})
+"""What the training loop puts into a batch (labels: where the dataset has them; pseudo and reference: with a `[pseudo]`
+table)."""
 
 
 def pseudo_pairs(draft: Draft) -> None:
     """A teacher and an objective that listens to it, between two towers that there are."""
     findings, table = draft.findings, draft.fields.get("pseudo")
-    wanted = "pseudo" in draft.objective_needs()
+    needs = draft.objective_needs()
+    wanted = bool({"pseudo", "reference"} & needs)
     if wanted and draft.teacher is None:
-        message = 'needs pseudo-pairs: add a table such as [pseudo] teacher = { use = "core/cca" }'
+        what = "pseudo-pairs" if "pseudo" in needs else "a teacher's reference rows"
+        message = f'needs {what}: add a table such as [pseudo] teacher = {{ use = "core/cca" }}'
         findings.problem(("objective",), message)
     if table is None:
         return

@@ -31,11 +31,17 @@ class AverageTeacher(TeacherModule):
                 self.average[name].lerp_(value.to(self.average[name]), 1 - decay)
 
     def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
+        return self._rows(view, "pool")
+
+    def embed_matched(self, view: TeacherView) -> Mapping[str, Tensor]:
+        return self._rows(view, "matched")
+
+    def _rows(self, view: TeacherView, part: str) -> Mapping[str, Tensor]:
         model = view.model
         now = {name: value.detach().clone() for name, value in model.trained_state().items()}
         try:
             model.load_state_dict({**now, **self.average}, strict=False)
-            return {tower: view.joint(tower, "pool") for tower in view.towers}
+            return {tower: view.joint(tower, part) for tower in view.towers}
         finally:
             model.load_state_dict(now, strict=False)
 

@@ -26,13 +26,22 @@ class CcaTeacher(TeacherModule):
 
     def __init__(self, config: CcaTeacherConfig):
         self.config = config
+        self.fitted: Alignment | None = None
 
     def embed(self, view: TeacherView) -> Mapping[str, Tensor]:
         a, b = view.towers
-        fitted = self._fit(view, view.features(a, "pairs"), view.features(b, "pairs"))
+        self.fitted = self._fit(view, view.features(a, "pairs"), view.features(b, "pairs"))
+        return self._rows(self.fitted, view, "pool")
+
+    def embed_matched(self, view: TeacherView) -> Mapping[str, Tensor]:
+        assert self.fitted is not None
+        return self._rows(self.fitted, view, "matched")
+
+    def _rows(self, fitted: Alignment, view: TeacherView, part: str) -> Mapping[str, Tensor]:
+        a, b = view.towers
         return {
-            a: torch.from_numpy(fitted.embed_x(view.features(a, "pool"))).float(),
-            b: torch.from_numpy(fitted.embed_y(view.features(b, "pool"))).float(),
+            a: torch.from_numpy(fitted.embed_x(view.features(a, part))).float(),
+            b: torch.from_numpy(fitted.embed_y(view.features(b, part))).float(),
         }
 
     def _fit(self, view: TeacherView, x: Tensor, y: Tensor) -> Alignment:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gentle_core.batch import BuildContext
 from gentle_core.builtin import ClosedFormTeacherConfig
-from gentle_core.closed_form.forms import Choice, Features, choose, fit_forms
+from gentle_core.closed_form.forms import Choice, Features, Form, choose, fit_forms
 from gentle_core.errors import DataError
 from gentle_core.modules import TeacherModule
 from gentle_core.protocols import TeacherView
@@ -43,8 +43,18 @@ class ClosedFormTeacher(TeacherModule):
         data = Features(**parts)
         wanted = dict.fromkeys(("cca", *self.config.forms))  # the choice needs one on the pairs alone
         self.choice = choose(fit_forms(data, wanted, hubness=False, seed=self.seed), self.seed)
-        form = self.choice.form
-        return {a: form.plain(data.pool_x, "x").float(), b: form.plain(data.pool_y, "y").float()}
+        return self._rows(self.choice.form, view, "pool")
+
+    def embed_matched(self, view: TeacherView) -> Mapping[str, Tensor]:
+        assert self.choice is not None
+        return self._rows(self.choice.form, view, "matched")
+
+    def _rows(self, form: Form, view: TeacherView, part: str) -> Mapping[str, Tensor]:
+        a, b = view.towers
+        return {
+            a: form.plain(view.features(a, part), "x").float(),
+            b: form.plain(view.features(b, part), "y").float(),
+        }
 
     def says(self) -> str:
         return "" if self.choice is None else self.choice.reason

@@ -32,6 +32,9 @@ class SavedRunTeacher(TeacherModule):
             )
         return {tower: view.joint(tower, "pool", self.model) for tower in view.towers}
 
+    def embed_matched(self, view: TeacherView) -> Mapping[str, Tensor]:
+        return {tower: view.joint(tower, "matched", self.model) for tower in view.towers}
+
 
 def build(config: SavedRunTeacherConfig, context: BuildContext) -> SavedRunTeacher:
     return SavedRunTeacher(config.path)

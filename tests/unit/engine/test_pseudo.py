@@ -18,6 +18,7 @@ from gentle_core.engine import session as session_module
 from gentle_core.engine.checkpoint import load_checkpoint, steps_in
 from gentle_core.engine.pseudo import PseudoPairing
 from gentle_core.errors import ComponentError, DataError
+from gentle_core.losses.klot import Klot
 from gentle_core.recipe import load_recipe
 from gentle_core.teachers.cca import CcaTeacher
 from gentle_core.teachers.closed_form import ClosedFormTeacher
@@ -33,6 +34,10 @@ CCA = {
 FORMS = {
     **CCA,
     "pseudo": {"teacher": {"use": "core/closed-form", "forms": ["propagation", "ot-em"]}, "rows": 6, "neighbours": 2},
+}
+KLOT = {
+    "pseudo": {"teacher": {"use": "core/closed-form", "forms": ["ot-em"]}},
+    "objective": {"use": "core/sum", "terms": [{"use": "core/clip"}, {"use": "core/klot", "target": "reference"}]},
 }
 AVERAGE = {
     **CCA,
@@ -147,7 +152,11 @@ def test_pairs_are_mates_row_by_row(toy_run, monkeypatch):
     assert [known[number] for number in view.groups("b")] == every[1]
 
 
-@pytest.mark.parametrize("changes, cut", [(CCA, 4), (AVERAGE, 4), (AVERAGE, 5)], ids=["cca", "average-4", "average-5"])
+@pytest.mark.parametrize(
+    "changes, cut",
+    [(CCA, 4), (AVERAGE, 4), (AVERAGE, 5), (KLOT, 4)],
+    ids=["cca", "average-4", "average-5", "reference"],
+)
 def test_resuming_gives_the_same_bits(toy_run, changes, cut):
     sets = {"train.checkpoint_every": cut, "train.keep_last": 9}
     one = toy_run("one", sets, recipe=recipe(**changes))
@@ -180,6 +189,38 @@ def test_a_saved_run_teaches(toy_run):
     assert lines(run, "pseudo")[0]["pseudo/proposed"] == 96
 
 
+def test_a_loss_compares_a_batch_with_the_teacher_s_rows_of_it(toy_run, monkeypatch):
+    told, seen = [], []
+    refer, forward = PseudoPairing._refer, Klot.forward
+
+    def referred(self: PseudoPairing, view: Any, pool: Any) -> None:
+        refer(self, view, pool)
+        told.append((self, view, pool, self.teacher.embed_matched(view)))
+
+    def looked(self: Klot, batch: Any, ctx: Any) -> Any:
+        seen.append(batch)
+        return forward(self, batch, ctx)
+
+    monkeypatch.setattr(PseudoPairing, "_refer", referred)
+    monkeypatch.setattr(Klot, "forward", looked)
+    run = toy_run("one", recipe=recipe(**KLOT))
+    ((pairing, view, pool, matched),) = told
+    first, plan = seen[0].towers, pairing.sampler.batch(0)
+    for tower in ("a", "b"):
+        row_of = dict(zip(view.positions["matched"][tower].tolist(), matched[tower], strict=True))
+        row_of |= dict(zip(view.positions["pool"][tower].tolist(), pool[tower], strict=True))
+        expected = torch.stack([row_of[p] for p in plan[tower].positions.tolist()])
+        torch.testing.assert_close(first[tower].extras["reference"], expected, rtol=0, atol=0)
+    assert all(line["klot"] > 0 and "rows/pseudo" not in line for line in lines(run))
+    assert not lines(run, "pseudo") and json.loads((run.out / "manifest.json").read_text())["data"]["pseudo_rows"] == 0
+
+
+def test_until_the_teacher_is_asked_there_is_nothing_to_compare_with(toy_run):
+    late = copy.deepcopy(KLOT)
+    late["pseudo"]["start"] = 3
+    assert [line["klot"] > 0 for line in lines(toy_run("one", recipe=recipe(**late)))] == [False] * 3 + [True] * 5
+
+
 def test_without_pools_there_are_none(toy_run):
     run = toy_run("one", {"dataset.unpaired": 0.0}, recipe=recipe(**CCA))
     assert all(line["rows/pseudo"] == 0 and line["pseudo"] == 0 for line in lines(run))
@@ -207,6 +248,7 @@ def test_a_teacher_that_miscounts_is_named(toy_run, monkeypatch):
     "changes, message",
     [
         ({"objective": CCA["objective"]}, "objective: needs pseudo-pairs: add a table"),
+        ({"objective": KLOT["objective"]}, "objective: needs a teacher's reference rows: add a table"),
         ({**CCA, "pseudo": {"rows": 4}}, "pseudo.teacher: is missing"),
         ({**CCA, "pseudo": {"teacher": {"use": "core/ccc"}}}, "did you mean"),
         ({**CCA, "pseudo": {"teacher": {"use": "core/cca", "rigde": 1.0}}}, "did you mean 'ridge'?"),
