@@ -92,18 +92,22 @@ class Keywords:
 
     def __init__(self, keywords: Sequence[str]):
         self.keywords = tuple(keywords)
-        self._column = {"".join(_WORD.findall(keyword.lower())): k for k, keyword in enumerate(keywords)}
-        self._longest = 1 + max((len(_WORD.findall(keyword)) for keyword in keywords), default=0)
+        self._columns: dict[str, list[int]] = {}
+        for column, keyword in enumerate(keywords):
+            joined = "".join(_WORD.findall(keyword.lower()))
+            for form in (joined, f"{joined}s", f"{joined}es"):
+                self._columns.setdefault(form, []).append(column)
+        self._beginnings = {form[:end] for form in self._columns for end in range(1, len(form) + 1)}
 
     def row(self, caption: str) -> np.ndarray:
         """(K,) bool: which keywords the caption contains."""
         found = np.zeros(len(self.keywords), dtype=bool)
         parts = _WORD.findall(caption.lower())
         for start in range(len(parts)):
-            for stop in range(start + 1, min(start + self._longest, len(parts)) + 1):
-                joined = "".join(parts[start:stop])
-                for form in (joined, joined.removesuffix("s"), joined.removesuffix("es")):
-                    column = self._column.get(form)
-                    if column is not None:
-                        found[column] = True
+            joined = ""
+            for part in parts[start:]:
+                joined += part
+                if joined not in self._beginnings:
+                    break
+                found[self._columns.get(joined, [])] = True
         return found

@@ -70,7 +70,7 @@ class SceneDataset(CaptionDataset):
         found = super().index(split)
         if TEXT in found:
             texts = found[TEXT]
-            rows = [self._row(str(text)) for text in self.load(TEXT, texts.items)]
+            rows = [self._row(text) for entry in self._splits[split] for text in entry.captions]
             found[TEXT] = attrs.evolve(texts, attributes={**texts.attributes, "labels": np.stack(rows)})
         return found
 
