@@ -27,9 +27,16 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 class EncoderModule(nn.Module):
-    """Subclass it, set `width`, write `collate` and `forward`."""
+    """Subclass it, set `width`, write `collate` and `forward`.
+
+    Attributes:
+        calls_vary: whether `forward` calls parts of it more or less often from batch to batch, as one that takes rows
+            in groups of similar length does. ZeRO 3, under which ranks put weights together layer by layer, gathers
+            those of such an encoder all at once; without it the ranks would wait for one another in unlike layers.
+    """
 
     width: int
+    calls_vary: bool = False
 
     def collate(self, items: Sequence[Any]) -> Any:
         raise TypeError(f"{type(self).__name__} must define collate(items)")

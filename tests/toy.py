@@ -43,6 +43,7 @@ class MlpConfig:
     dropout: float = 0.0
     norm: bool = False
     blocks: int = 0
+    uneven: bool = False
     fails_on_rank: int = -1
 
 
@@ -139,6 +140,7 @@ def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
 
     class Mlp(EncoderModule):
         width = config.width
+        calls_vary = config.uneven
 
         def __init__(self) -> None:
             super().__init__()
@@ -157,7 +159,13 @@ def build_mlp(config: MlpConfig, context: BuildContext) -> Any:
         def forward(self, inputs: Any) -> Any:
             if self.training and config.fails_on_rank == int(os.environ.get("RANK", "0")):
                 raise RuntimeError("no memory, on purpose")
-            out = self.layers(inputs["x"])
+            x = inputs["x"]
+            if config.uneven:  # one to four times, as the batch has it
+                kinds = (x[:, 0] > 0).int() + 2 * (x[:, 1] > 0)
+                groups = [(kinds == kind).nonzero().flatten() for kind in kinds.unique()]
+                out = torch.cat([self.layers(x[rows]) for rows in groups])[torch.cat(groups).argsort()]
+            else:
+                out = self.layers(x)
             if out.requires_grad and os.environ.get("TOY_NAN_RANK") == os.environ.get("RANK", "none"):
                 self.passes = getattr(self, "passes", 0) + 1
                 if self.passes == int(os.environ["TOY_NAN_PASS"]):

@@ -11,12 +11,14 @@ A second, ordinary copy of the towers holds the whole weights for evaluation and
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,9 +109,10 @@ class DeepSpeedBackend:
         sizes = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
         config = merged(sizes, deepspeed_config(self.table, self.recipe.engine))
         try:
-            self._engine, *_ = self.deepspeed.initialize(
-                model=model, optimizer=self.adamw, config=config, dist_init_required=False
-            )
+            with self._encoders_as_leaves(model):
+                self._engine, *_ = self.deepspeed.initialize(
+                    model=model, optimizer=self.adamw, config=config, dist_init_required=False
+                )
         except (ValueError, AssertionError, TypeError) as error:
             raise GentleError(f"DeepSpeed refuses its configuration: {error}") from error
         time_exchanges(self.deepspeed.comm.comm.cdb)
@@ -121,6 +124,30 @@ class DeepSpeedBackend:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if self.half:  # masters begin as the exact weights, not as their half-precision copies
             self._set(dict(self.whole.named_parameters()))
+
+    @contextlib.contextmanager
+    def _encoders_as_leaves(self, model: AlignedModel) -> Iterator[None]:
+        """While DeepSpeed's engine is made: let stage 3 gather an encoder whose calls vary all at once, lest the ranks
+        wait for one another in unlike layers.
+
+        DeepSpeed would reduce such a leaf's gradients when those of its inputs are there, which at the beginning of a
+        model (tokens have no gradient) is before there are any. So it is told of leaves where it fetches weights, and
+        not where it reduces.
+        """
+        encoders = [model.tower(name).encoder for name in model.tower_modules]
+        vary = [encoder for encoder in encoders if getattr(encoder, "calls_vary", False)]
+        if self.stage < 3 or not vary:
+            yield
+            return
+        for encoder in vary:
+            self.deepspeed.utils.set_z3_leaf_module(encoder, True)
+        stage3: Any = importlib.import_module("deepspeed.runtime.zero.stage3")
+        told = stage3.z3_leaf_parameter
+        stage3.z3_leaf_parameter = lambda parameter: False
+        try:
+            yield
+        finally:
+            stage3.z3_leaf_parameter = told
 
     # -- passes -------------------------------------------------------------------------------------------------------
 

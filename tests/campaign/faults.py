@@ -392,7 +392,7 @@ class Campaign:
                 cells = "".join(f" {runs[key]} | {hits[key]} | {runs[key] - lost[key]} |" for key in keys)
                 print(f"| {name} |{cells}")
         print(f"seed {self.seed}, {(time.monotonic() - began) / 60:.1f} minutes")
-        return not lost
+        return not any(lost.values())
 
 
 def known_engines() -> list[str]:

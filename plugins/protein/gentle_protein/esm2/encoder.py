@@ -38,6 +38,7 @@ class Esm2Encoder(EncoderModule):
 
     def __init__(self, model: EsmModel, config: Esm2Config, origin: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self.calls_vary = True  # as many groups as the lengths of a batch ask for
         self.config = config
         self.origin = dict(origin or {})
         self.whole = _architecture(model)
