@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -54,31 +54,29 @@ def plan(recipe: str, gpus: int, gpu_memory: float, sets: tuple[str, ...], find_
     from gentle_core.engine.foresee import foresee, setting_of
 
     found = foresee(resolved)
-    settings = [setting_of(resolved.recipe, found, gpus, stage) for stage in STAGES]
-    setting = settings[0]
-    needs = [memory(found.towers, found.objective, one) for one in settings]
-    sent = [traffic(found.towers, one) for one in settings]
-    for line in (*_about(found, setting), "", *_table(needs)):
+    kinds = {"local": None} | {f"ZeRO {stage}": stage for stage in STAGES}
+    settings = {name: setting_of(resolved.recipe, found, gpus, stage) for name, stage in kinds.items()}
+    needs = {name: memory(found.towers, found.objective, setting) for name, setting in settings.items()}
+    sent = [traffic(found.towers, setting) for setting in settings.values()]
+    for line in (*_about(found, settings["local"]), "", *_table(needs)):
         click.echo(line)
     if gpus > 1:
         click.echo(_row("sent per step", [one.total for one in sent]))
         click.echo(_row("  of embeddings", [one.embeddings for one in sent]))
     click.echo("")
-    fits = [stage for stage, need in zip(STAGES, needs, strict=True) if need.peak * RESERVE <= gpu_memory * GIB]
+    limit = gpu_memory * GIB / RESERVE
+    fits = [name for name, need in needs.items() if need.peak <= limit]
     if fits:
-        click.echo(f"fits {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve: ZeRO {', '.join(map(str, fits))}")
+        click.echo(f"fits {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve: {', '.join(fits)}")
     else:
         click.echo(f"does not fit {gpu_memory:g} GiB with {RESERVE - 1:.0%} in reserve")
     engine = resolved.recipe.engine
-    own = engine.zero_stage if engine.use == "deepspeed" else 0
-    name = f"DeepSpeed, ZeRO {own}" if engine.use == "deepspeed" else "local, which holds what ZeRO 0 holds"
-    click.echo(f"the recipe's engine ({name}): {_bytes(needs[own].peak)}, {'fits' if own in fits else 'too much'}")
-    if len(fits) < len(STAGES):
-        limit = gpu_memory * GIB / RESERVE
-        for stage in (s for s in STAGES if s not in fits):
-            chunks = smallest_chunks(found.towers, found.objective, settings[stage], limit)
-            how = f"fits with train.accumulate = {chunks}" if chunks else "does not fit with any train.accumulate"
-            click.echo(f"ZeRO {stage} {how}")
+    own = f"ZeRO {engine.zero_stage}" if engine.use == "deepspeed" else "local"
+    click.echo(f"the recipe's engine ({own}): {_bytes(needs[own].peak)}, {'fits' if own in fits else 'too much'}")
+    for name in (n for n in needs if n not in fits):
+        chunks = smallest_chunks(found.towers, found.objective, settings[name], limit)
+        how = f"fits with train.accumulate = {chunks}" if chunks else "does not fit with any train.accumulate"
+        click.echo(f"{name} {how}")
 
 
 def _about(found: Foreseen, setting: Setting) -> list[str]:
@@ -98,16 +96,16 @@ def _about(found: Foreseen, setting: Setting) -> list[str]:
     return lines
 
 
-def _table(needs: list[Need]) -> list[str]:
+def _table(needs: Mapping[str, Need]) -> list[str]:
     fields = {
-        "weights": "weights", "optimiser": "optimiser", "gradients": "gradients", "inputs": "inputs",
-        "activations": "activations", "embeddings": "embeddings", "tiles": "tiles", "objective": "objective's rest",
-        "gathered": "layers gathered",
+        "weights": "weights", "copy": "copy to evaluate", "optimiser": "optimiser", "gradients": "gradients",
+        "inputs": "inputs", "activations": "activations", "embeddings": "embeddings", "tiles": "tiles",
+        "objective": "objective's rest", "gathered": "layers gathered", "buckets": "gradients' buckets",
     }  # fmt: skip
-    lines = [f"{'on each rank':<18}" + "".join(f"{f'ZeRO {stage}':>11}" for stage in range(len(needs)))]
-    lines += [_row(text, [getattr(need, field) for need in needs]) for field, text in fields.items()]
-    lines.append(_row("peak", [need.peak for need in needs]))
-    lines.append(f"{'  in the':<18}" + "".join(f"{need.moment.split()[0]:>11}" for need in needs))
+    lines = [f"{'on each rank':<18}" + "".join(f"{name:>11}" for name in needs)]
+    lines += [_row(text, [getattr(need, field) for need in needs.values()]) for field, text in fields.items()]
+    lines.append(_row("peak", [need.peak for need in needs.values()]))
+    lines.append(f"{'  in the':<18}" + "".join(f"{need.moment.split()[0]:>11}" for need in needs.values()))
     return lines
 
 

@@ -20,6 +20,11 @@ import attrs
 
 STAGES = (0, 1, 2, 3)
 
+BUCKET = 500_000_000
+"""Largest number of elements that DeepSpeed reduces at once, its own default."""
+LIVE = 1_000_000_000
+"""Parameters that stage 3 holds whole at once before it gives any up, DeepSpeed's own default."""
+
 
 @attrs.frozen(kw_only=True)
 class TowerCost:
@@ -96,6 +101,7 @@ class Need:
     """Bytes on one rank. `peak` is what is there together at the worst moment, `moment` names it."""
 
     weights: float
+    copy: float
     optimiser: float
     gradients: float
     inputs: float
@@ -104,6 +110,7 @@ class Need:
     objective: float
     tiles: float
     gathered: float
+    buckets: float
     peak: float
     moment: str
 
@@ -131,9 +138,17 @@ def memory(towers: Mapping[str, TowerCost], objective: ObjectiveCost, setting: S
     optimiser = (8 + master) * trainable * share[0]
     weights = setting.weight * parameters * share[2]
     gradients = setting.weight * trainable * share[1]
-    # At stage 3 the layer at work is there whole, with the next one on its way; at stages 1 and 2 a layer's gradient.
+    deepspeed = setting.stage is not None
+    # DeepSpeed holds the towers that train; an ordinary copy, for evaluation and checkpoints, shares frozen encoders
+    # with them where DeepSpeed neither casts nor divides them.
+    shared = setting.weight == 4 and stage < 3
+    copy = 4.0 * (trainable if shared else parameters) if deepspeed else 0.0
+    # A bucket of gradients on its way to the other ranks; at stage 3 also the buffer from which it is scattered, and
+    # that of the exchange itself. Stage 0 fills it when the backward pass is over.
+    buckets = setting.weight * min(BUCKET, trainable) * (3 if stage == 3 else 1) if deepspeed else 0.0
+    # Stage 3 keeps as many parameters whole as it may, beside the layer that is on its way.
     largest = max((t.largest for t in towers.values()), default=0)
-    gathered = setting.weight * largest * (2 if stage == 3 else 1 if stage >= 1 else 0) if n > 1 else 0.0
+    gathered = setting.weight * (min(LIVE, parameters) + largest) if stage == 3 and n > 1 else 0.0
 
     cut = n * setting.each
     inputs = sum(t.inputs * _rows(t, n) * setting.views for t in towers.values())
@@ -149,18 +164,19 @@ def memory(towers: Mapping[str, TowerCost], objective: ObjectiveCost, setting: S
     rows = sum(t.matched + t.unmatched for t in towers.values())
     extra = objective.peak(rows)
 
-    static = weights + (0.0 if setting.offload else optimiser) + inputs + gathered
+    static = weights + copy + (0.0 if setting.offload else optimiser) + inputs + gathered
     kept = activations if setting.each == 1 else 0.0
     moments = {
         "objective": static + kept + embeddings + extra,
-        "backward pass": static + activations + workspace + embeddings / 2 + gradients,
+        "backward pass": static + activations + workspace + embeddings / 2 + gradients + (buckets if stage else 0.0),
+        "reduction": static + gradients + buckets,
         "optimiser's step": static + gradients + 4 * trainable * share[0],
     }
     moment = max(moments, key=lambda name: moments[name])
     return Need(
-        weights=weights, optimiser=optimiser, gradients=gradients, inputs=inputs, activations=activations + workspace,
-        embeddings=embeddings, objective=extra - objective.tile, tiles=objective.tile, gathered=gathered,
-        peak=moments[moment], moment=moment,
+        weights=weights, copy=copy, optimiser=optimiser, gradients=gradients, inputs=inputs,
+        activations=activations + workspace, embeddings=embeddings, objective=extra - objective.tile,
+        tiles=objective.tile, gathered=gathered, buckets=buckets, peak=moments[moment], moment=moment,
     )  # fmt: skip
 
 

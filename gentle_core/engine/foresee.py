@@ -224,9 +224,10 @@ def _objective(builder: Builder, towers: Mapping[str, TowerCost], views: int) ->
     found = []
     for rows in dict.fromkeys(sizes):
         scale = rows / total
+        context = LossContext(step=0, steps=1, pairs=builder.pairs(), tile=builder.recipe.train.tile)
+        _both_ways(loss, _random_batch(towers, scale, views), context)  # what is computed once and kept
         batch = _random_batch(towers, scale, views)
         count = sum(len(r.z) for r in batch.towers.values())
-        context = LossContext(step=0, steps=1, pairs=builder.pairs(), tile=builder.recipe.train.tile)
         found.append((count, float(peak_bytes(partial(_both_ways, loss, batch, context)))))
     if len(found) == 1:
         return ObjectiveCost(fixed=found[0][1], row=0.0, square=0.0)

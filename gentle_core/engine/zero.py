@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from gentle_core.engine.backend import Taken, clip_gradients
+from gentle_core.engine.budget import BUCKET
 from gentle_core.engine.exchanges import time_exchanges
 from gentle_core.engine.norms import normalise_in_float32
 from gentle_core.engine.optim import LossOptimizer, load_named_state, named_state, rate_factor, set_rates, tower_groups
@@ -36,8 +37,6 @@ from gentle_core.recipe.deepspeed import deepspeed_config, loop_bounds_steps, me
 from gentle_core.recipe.model import Recipe
 
 SLOTS = ("exp_avg", "exp_avg_sq")
-BUCKET = 500_000_000
-"""Largest number of elements that are reduced at once, DeepSpeed's own default."""
 
 
 def _import(device: torch.device) -> Any:

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from gentle_core.cli import invoke
-from gentle_core.engine.budget import ObjectiveCost, Setting, TowerCost, memory, smallest_chunks, traffic
+from gentle_core.engine.budget import BUCKET, LIVE, ObjectiveCost, Setting, TowerCost, memory, smallest_chunks, traffic
 from gentle_core.engine.foresee import foresee, peak_bytes
 from gentle_core.engine.loop import Trainer
 from gentle_core.engine.progress import Display
@@ -28,23 +28,30 @@ NO_OBJECTIVE = ObjectiveCost(fixed=0, row=0, square=0)
 
 
 @pytest.mark.parametrize(
-    ("stage", "weights", "optimiser", "gradients", "gathered"),
+    ("stage", "weights", "copy", "optimiser", "gradients", "gathered", "buckets"),
     [
-        (None, 4800, 8000, 4000, 0),
-        (0, 4800, 8000, 4000, 0),
-        (1, 4800, 12000 / 4, 4000, 400),
-        (2, 4800, 12000 / 4, 1000, 400),
-        (3, 1200, 12000 / 4, 1000, 800),
+        (None, 4800, 0, 8000, 4000, 0, 0),
+        (0, 4800, 4000, 8000, 4000, 0, 4000),
+        (1, 4800, 4000, 12000 / 4, 4000, 0, 4000),
+        (2, 4800, 4000, 12000 / 4, 1000, 0, 4000),
+        (3, 1200, 4800, 12000 / 4, 1000, 4800 + 400, 12000),
     ],
 )
-def test_zero_divides_what_it_says(stage, weights, optimiser, gradients, gathered):
+def test_zero_divides_what_it_says(stage, weights, copy, optimiser, gradients, gathered, buckets):
     need = memory({"a": TOWER}, NO_OBJECTIVE, Setting(ranks=4, stage=stage))
-    assert (need.weights, need.optimiser, need.gradients, need.gathered) == (weights, optimiser, gradients, gathered)
+    assert (need.weights, need.optimiser, need.gradients) == (weights, optimiser, gradients)
+    assert (need.copy, need.gathered, need.buckets) == (copy, gathered, buckets)
+
+
+def test_large_towers_go_in_buckets_and_live_in_parts():
+    tower = attrs.evolve(TOWER, parameters=3 * LIVE, trainable=2 * BUCKET, largest=10)
+    need = memory({"a": tower}, NO_OBJECTIVE, Setting(ranks=4, stage=3, weight=2))
+    assert need.buckets == 3 * 2 * BUCKET and need.gathered == 2 * (LIVE + 10)
 
 
 def test_half_precision_keeps_a_master_copy_and_offload_takes_the_optimiser_away():
     half = memory({"a": TOWER}, NO_OBJECTIVE, Setting(ranks=2, stage=1, weight=2))
-    assert (half.weights, half.gradients, half.optimiser) == (2400, 2000, 12000 / 2)
+    assert (half.weights, half.gradients, half.optimiser, half.copy) == (2400, 2000, 12000 / 2, 4800)
     away = memory({"a": TOWER}, NO_OBJECTIVE, Setting(ranks=2, stage=1, weight=2, offload=True))
     assert away.peak == half.peak - half.optimiser
 
@@ -145,14 +152,14 @@ def test_the_command(capsys, tmp_path, monkeypatch):
     assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpus", "4", "--gpu-memory", "80"]) == 0
     said = capsys.readouterr().out
     for word in ("ZeRO 3", "weights", "optimiser", "activations", "embeddings", "tiles", "peak", "sent per step",
-                 "fits 80 GiB with 25% in reserve: ZeRO 0, 1, 2, 3"):  # fmt: skip
+                 "fits 80 GiB with 25% in reserve: local, ZeRO 0, ZeRO 1, ZeRO 2, ZeRO 3"):  # fmt: skip
         assert word in said, said
     assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpu-memory", "1e-5"]) == 0
     assert re.search(r"does not fit 1e-05 GiB", capsys.readouterr().out)
-    assert "the recipe's engine (local, which holds what ZeRO 0 holds)" in said
+    assert "the recipe's engine (local)" in said
     half = ["--set", "engine.use=deepspeed", "--set", "engine.zero_stage=2", "--set", "train.precision=bfloat16"]
     assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpus", "4", *half]) == 0
-    assert re.search(r"the recipe's engine \(DeepSpeed, ZeRO 2\): .*iB, fits", capsys.readouterr().out)
+    assert re.search(r"the recipe's engine \(ZeRO 2\): .*iB, fits", capsys.readouterr().out)
     assert invoke(["plan", "toy.toml", "--plugin", str(TOY), "--gpus", "0"]) == 2
     assert invoke(["plan", "none.toml"]) == 2
     assert not list(tmp_path.glob("runs*")), "nothing is written"
@@ -161,3 +168,15 @@ def test_the_command(capsys, tmp_path, monkeypatch):
 def test_arithmetic_needs_no_torch():
     code = "import sys, gentle_core.engine.budget; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_is_computed_again_is_not_kept(toy_catalog):
+    """Of three layers of a transformer the inputs are kept, and one layer's activations are there at a time."""
+    deep = {"towers.a.encoder.blocks": 3}
+    plain, lean = (
+        foresee(load_recipe(RECIPE, deep | {"engine.activation_checkpointing": on}, toy_catalog)).towers["a"]
+        for on in (False, True)
+    )
+    assert plain.block == 0 and lean.block > 0
+    assert lean.row < plain.row / 2
+    assert lean.row + 3 * lean.block == pytest.approx(plain.row, rel=0.25), "what is not kept is in the layers"
