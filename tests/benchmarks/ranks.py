@@ -5,7 +5,8 @@
     python tests/benchmarks/ranks.py --recipe recipes/protein.toml --steps 12 --ranks 1 2
 
 The runs take turns; both take the same steps, of the same batches. Times are those of rank 0 between the ends of two
-steps, the first two left out. Needs as many idle cores as ranks.
+steps, the first two left out. Needs as many idle cores as ranks. What the machine itself allows is measured beside:
+as many runs of one rank side by side, which have nothing to say to each other but share caches and memory.
 """
 
 from __future__ import annotations
@@ -55,18 +56,23 @@ def work(arguments: argparse.Namespace) -> None:
         (Path(arguments.out) / "times.json").write_text(json.dumps(stamps.times))
 
 
-def run(ranks: int, arguments: argparse.Namespace, out: Path) -> list[float]:
-    """Seconds of each step but the first two."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, __file__, "--worker", "--out", str(out), "--recipe", arguments.recipe]
-    command += ["--steps", str(arguments.steps), *(word for pair in arguments.sets for word in ("--set", pair))]
-    places = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(command, env=os.environ | places | {"RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT)
-        for r in range(ranks)
-    ]
+def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) -> list[float]:
+    """Seconds of each step but the first two; of the first of `apart` such runs side by side."""
+    started = []
+    for number in range(apart):
+        folder = out if not number else out.with_name(f"{out.name}-{number}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, __file__, "--worker", "--out", str(folder), "--recipe", arguments.recipe]
+        command += ["--steps", str(arguments.steps), *(word for pair in arguments.sets for word in ("--set", pair))]
+        places = {
+            "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        started += [
+            subprocess.Popen(command, env=os.environ | places | {"RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT)
+            for r in range(ranks)
+        ]
     if any([process.wait() for process in started]):
         sys.exit("a rank failed")
     times = json.loads((out / "times.json").read_text())
@@ -87,16 +93,23 @@ def main() -> None:
         work(arguments)
         return
     few, many = arguments.ranks
-    ratios = []
+    ratios, limits = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):
             found = {ranks: run(ranks, arguments, Path(folder) / f"{number}-{ranks}") for ranks in (few, many)}
+            beside = run(few, arguments, Path(folder) / f"{number}-apart", apart=many // few)
             totals = {ranks: sum(times) for ranks, times in found.items()}
             ratios.append(totals[few] / totals[many])
+            limits.append(many // few * totals[few] / sum(beside))
             steps = len(found[few])
             each = ", ".join(f"{ranks} ranks {total / steps:.2f} s a step" for ranks, total in totals.items())
-            print(f"round {number + 1}, {steps} steps: {each}; {ratios[-1]:.2f} times as fast", flush=True)
-    print(f"median: {many} ranks are {statistics.median(ratios):.2f} times as fast as {few}")
+            runs = many // few
+            print(
+                f"round {number + 1}, {steps} steps: {each}; {ratios[-1]:.2f} times as fast; side by side, {runs} "
+                f"runs of {few} take {sum(beside) / steps:.2f} s a step each, so {limits[-1]:.2f} at best", flush=True,
+            )  # fmt: skip
+    print(f"median: {many} ranks are {statistics.median(ratios):.2f} times as fast as {few}; the machine allows "
+          f"{statistics.median(limits):.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":

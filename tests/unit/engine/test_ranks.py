@@ -222,8 +222,10 @@ def test_a_second_ctrl_c_quits_all_ranks_at_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_other_launchers(tmp_path, launcher):
+@pytest.mark.parametrize(
+    ("launcher", "engine"), [("torchrun", "local"), ("torchrun", "deepspeed"), ("deepspeed", "deepspeed")]
+)
+def test_other_launchers(tmp_path, launcher, engine):
     (tmp_path / "toy.toml").write_text(RECIPE)
     port = str(free_port())
     words = {
@@ -231,12 +233,12 @@ def test_other_launchers(tmp_path, launcher):
         "deepspeed": ["deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port, "--no_local_rank",
                       "--module", "gentle_core"],
     }[launcher]  # fmt: skip
-    if launcher == "deepspeed":
+    if "deepspeed" in (launcher, engine):
         pytest.importorskip("deepspeed")
     command = [sys.executable, "-m", *words, "run", str(tmp_path / "toy.toml"), "--plugin", str(TOY)]
     ended = subprocess.run(
-        [*command, "--out", str(tmp_path / "run")], env=env(tmp_path) | {"DS_ACCELERATOR": "cpu"},
-        stderr=subprocess.PIPE, text=True, timeout=200,
+        [*command, "--out", str(tmp_path / "run"), "--set", f"engine.use={engine}"],
+        env=env(tmp_path) | {"DS_ACCELERATOR": "cpu"}, stderr=subprocess.PIPE, text=True, timeout=200,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("run directory:") == 1
@@ -263,6 +265,7 @@ def compared(folder, ranks, back_ends):
     for name in back_ends:
         same_run(folder / "alone", folder / name)
         same_run(folder / "alone-once", folder / f"{name}-once")
+        assert ranks == 1 or all(0 < line["communication"] < 1 for line in lines(folder / name))
 
 
 @needs_deepspeed
