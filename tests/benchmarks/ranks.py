@@ -5,14 +5,14 @@
     python tests/benchmarks/ranks.py --recipe recipes/protein.toml --steps 12 --ranks 1 2
 
 The runs take turns; both take the same steps, of the same batches. Times are those of rank 0 between the ends of two
-steps, the first two left out. Needs as many idle cores as ranks. What the machine itself allows is measured beside:
-as many runs of one rank side by side, which have nothing to say to each other but share caches and memory.
+steps, the first two left out; processor time is that of the busiest rank. Needs as many idle cores as ranks. What the
+machine itself allows is measured beside: as many runs of one rank side by side, which have nothing to say to each other
+but share caches and memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import socket
@@ -37,13 +37,13 @@ def work(arguments: argparse.Namespace) -> None:
     class Stamps(Display):
         def __init__(self) -> None:
             super().__init__(quiet=True)
-            self.times: list[float] = []
+            self.times: list[tuple[float, float]] = []
 
         def start(self, name: str, total: int, done: int = 0) -> None:
             self.times = []
 
         def advance(self, done: int, values: object = None) -> None:
-            self.times.append(time.perf_counter())
+            self.times.append((time.perf_counter(), time.process_time()))
 
     torch.set_num_threads(1)
     sets = [
@@ -52,12 +52,12 @@ def work(arguments: argparse.Namespace) -> None:
     ]  # fmt: skip
     stamps = Stamps()
     run_recipe(load_recipe(arguments.recipe, sets), Path(arguments.out), display=stamps, report=False)
-    if int(os.environ.get("RANK", "0")) == 0:
-        (Path(arguments.out) / "times.json").write_text(json.dumps(stamps.times))
+    (Path(arguments.out) / f"times-{os.environ['RANK']}.json").write_text(json.dumps(stamps.times))
 
 
-def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) -> list[float]:
-    """Seconds of each step but the first two; of the first of `apart` such runs side by side."""
+def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) -> tuple[float, float]:
+    """Seconds a step, the first two left out, and processor seconds of the busiest rank; of the first of `apart` such
+    runs side by side."""
     started = []
     for number in range(apart):
         folder = out if not number else out.with_name(f"{out.name}-{number}")
@@ -75,8 +75,9 @@ def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) ->
         ]
     if any([process.wait() for process in started]):
         sys.exit("a rank failed")
-    times = json.loads((out / "times.json").read_text())
-    return [b - a for a, b in itertools.pairwise(times[1:])]
+    times = [json.loads((out / f"times-{rank}.json").read_text()) for rank in range(ranks)]
+    wall, used = ([(found[-1][k] - found[1][k]) / (len(found) - 2) for found in times] for k in (0, 1))
+    return wall[0], max(used)
 
 
 def main() -> None:
@@ -93,23 +94,19 @@ def main() -> None:
         work(arguments)
         return
     few, many = arguments.ranks
-    ratios, limits = [], []
+    columns = ["as fast", "by processor time", "at best here"]
+    print("| round | " + " | ".join(f"{n} ranks, s a step" for n in (few, many)) + " | " + " | ".join(columns) + " |")
+    print("|---|" + "---:|" * 5, flush=True)
+    ratios: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):
-            found = {ranks: run(ranks, arguments, Path(folder) / f"{number}-{ranks}") for ranks in (few, many)}
+            one, two = (run(ranks, arguments, Path(folder) / f"{number}-{ranks}") for ranks in (few, many))
             beside = run(few, arguments, Path(folder) / f"{number}-apart", apart=many // few)
-            totals = {ranks: sum(times) for ranks, times in found.items()}
-            ratios.append(totals[few] / totals[many])
-            limits.append(many // few * totals[few] / sum(beside))
-            steps = len(found[few])
-            each = ", ".join(f"{ranks} ranks {total / steps:.2f} s a step" for ranks, total in totals.items())
-            runs = many // few
-            print(
-                f"round {number + 1}, {steps} steps: {each}; {ratios[-1]:.2f} times as fast; side by side, {runs} "
-                f"runs of {few} take {sum(beside) / steps:.2f} s a step each, so {limits[-1]:.2f} at best", flush=True,
-            )  # fmt: skip
-    print(f"median: {many} ranks are {statistics.median(ratios):.2f} times as fast as {few}; the machine allows "
-          f"{statistics.median(limits):.2f}")  # fmt: skip
+            ratios.append((one[0] / two[0], one[1] / two[1], many // few * one[0] / beside[0]))
+            figures = " | ".join(f"{x:.2f}" for x in (one[0], two[0], *ratios[-1]))
+            print(f"| {number + 1} | {figures} |", flush=True)
+    medians = " | ".join(f"{statistics.median(column):.2f}" for column in zip(*ratios, strict=True))
+    print(f"| median | | | {medians} |")
 
 
 if __name__ == "__main__":
