@@ -32,3 +32,11 @@ def test_what_is_wrong_is_said_with_its_line(write_study, text, message):
     with pytest.raises(RecipeError) as caught:
         read_study(write_study(text))
     assert message in str(caught.value)
+
+
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
+
+
+@pytest.mark.parametrize("path", [p for p in sorted(STUDIES.glob("*.toml")) if not p.stem.endswith("recipe")], ids=str)
+def test_the_studies_of_the_documentation_can_be_read(path):
+    assert read_study(path).table.recipe.parent == STUDIES
