@@ -14,6 +14,8 @@ from gentle_core.losses.cells import Block, Kernel
 from gentle_core.losses.distances import SLAB, Centred, Place, centred
 from gentle_core.losses.talk import TALK
 
+SHARED = 2**18
+"""Numbers up to which a tensor shares an exchange between ranks with others."""
 KEPT_SHARE = 4
 KEPT_BYTES = 112 * 2**20
 
@@ -246,20 +248,31 @@ class Plan:
 
     def sum_over_ranks(self, tensors: Sequence[Tensor]) -> None:
         """In place; nothing to do for one process."""
-        if self.group is not None:
-            with TALK.timed():
-                for x in tensors:
-                    dist.all_reduce(x, group=self.group)
+        self._over_ranks(tensors, dist.ReduceOp.SUM)
+
+    def _over_ranks(self, tensors: Sequence[Tensor], how: Any) -> None:
+        """An exchange costs a round trip, so small tensors share one."""
+        if self.group is None:
+            return
+        together: dict[torch.dtype, list[Tensor]] = {}
+        with TALK.timed():
+            for x in tensors:
+                if x.numel() > SHARED:
+                    dist.all_reduce(x, op=how, group=self.group)
+                else:
+                    together.setdefault(x.dtype, []).append(x)
+            for small in together.values():
+                flat = torch.cat([x.reshape(-1) for x in small])
+                dist.all_reduce(flat, op=how, group=self.group)
+                for x, part in zip(small, flat.split([x.numel() for x in small]), strict=True):
+                    x.copy_(part.view_as(x))
 
     def combine(self, log_sums: Sequence[tuple[Tensor, Tensor]], sums: Sequence[Tensor]) -> None:
         """Put the ranks' parts together, in place: (top, sum) of each log-sum, and plain sums."""
         if self.group is None:
             return
-        for top, total in log_sums:
-            own = top.clone()
-            with TALK.timed():
-                dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
-            total.mul_((own - top).exp_())
-            with TALK.timed():
-                dist.all_reduce(total, group=self.group)
-        self.sum_over_ranks(sums)
+        own = [top.clone() for top, _ in log_sums]
+        self._over_ranks([top for top, _ in log_sums], dist.ReduceOp.MAX)
+        for mine, (top, total) in zip(own, log_sums, strict=True):
+            total.mul_((mine - top).exp_())
+        self.sum_over_ranks([*(total for _, total in log_sums), *sums])

@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,29 +32,26 @@ def work(arguments: argparse.Namespace) -> None:
     """One rank of one run."""
     import torch
 
+    from gentle_core.engine.loop import Trainer
     from gentle_core.engine.progress import Display
     from gentle_core.engine.run import run_recipe
     from gentle_core.recipe import load_recipe
-
-    class Stamps(Display):
-        def __init__(self) -> None:
-            super().__init__(quiet=True)
-            self.times: list[tuple[float, float]] = []
-
-        def start(self, name: str, total: int, done: int = 0) -> None:
-            self.times = []
-
-        def advance(self, done: int, values: object = None) -> None:
-            self.times.append((time.perf_counter(), time.process_time()))
 
     torch.set_num_threads(1)
     sets = [
         f"train.steps={arguments.steps}", "train.log_every=0", "train.evaluate_every=0", "baseline.pairs_only=false",
         "baseline.cca=false", "evaluate.splits=[]", "engine.device=cpu", *arguments.sets,
     ]  # fmt: skip
-    stamps = Stamps()
-    run_recipe(load_recipe(arguments.recipe, sets), Path(arguments.out), display=stamps, report=False)
-    (Path(arguments.out) / f"times-{os.environ['RANK']}.json").write_text(json.dumps(stamps.times))
+    times, between = [], Trainer._between_steps
+
+    def stamped(trainer: Trainer, *given: Any) -> None:
+        times.append((time.perf_counter(), time.process_time()))
+        between(trainer, *given)
+
+    with mock.patch.object(Trainer, "_between_steps", stamped):
+        recipe = load_recipe(arguments.recipe, sets)
+        run_recipe(recipe, Path(arguments.out), display=Display(quiet=True), report=False)
+    (Path(arguments.out) / f"times-{os.environ['RANK']}.json").write_text(json.dumps(times))
 
 
 def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) -> tuple[float, float]:
