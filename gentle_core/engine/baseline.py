@@ -74,7 +74,7 @@ def run_baselines(
 
     Args:
         resolved: the recipe; its objective and training are not used.
-        forms: names of `FORM_NAMES`.
+        forms: names of `FORM_NAMES`; with CCA where there is none on the pairs alone to compare with.
         correct: also with corrections of hubness.
         trained: a finished run with the same towers, whose encoders give the features instead of fresh ones.
 
@@ -82,6 +82,8 @@ def run_baselines(
         DataError: no validation split, or fewer than three pairs.
         GentleError: as `run_recipe`.
     """
+    if not {"ridge", "cca", "procrustes", "propagation"} & set(forms):
+        forms = ("cca", *forms)  # a form with pools has to have one on the pairs alone beside it
     # What the recipe's objective would be warned about is no matter here.
     session = Session(attrs.evolve(resolved, warnings=()), out, "never", display or Display())
     with recorded(session):

@@ -84,11 +84,12 @@ def main() -> None:
     parser.add_argument("--foreign", required=True, help="a recipe with the same encoders on other data")
     parser.add_argument("--pairs", default="0.01", help="a count, or a share (with a dot)")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
     foreign = Opened.of(arguments.foreign, []).items()
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(arguments.seeds):
-        sets = [f"dataset.paired={arguments.pairs}", f"train.seed={seed}"]
+        sets = [*arguments.sets, f"dataset.paired={arguments.pairs}", f"train.seed={seed}"]
         opened = Opened.of(arguments.recipe, sets)
         data = opened.features()
         disjoint = Opened.of(arguments.recipe, [*sets, "dataset.pool=disjoint"]).features()

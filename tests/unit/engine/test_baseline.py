@@ -101,6 +101,10 @@ def test_descriptors_and_joint_embeddings_reach_the_forms(closed, toy_run, tmp_p
     assert figures(refitted) != figures(initial)
 
 
+def test_a_form_with_pools_is_never_alone(closed):
+    assert {"CCA, closed form", "OT-EM CCA"} <= set(figures(closed("one", forms=("ot-em",), correct=False)))
+
+
 def test_the_heads_of_a_trained_run_are_a_form_of_their_own(closed, toy_run, toy_catalog, monkeypatch):
     run = toy_run("trained")
     own = json.loads((run.out / "results.json").read_text())["splits"]["test"]["retrieval/mean/recall"]
