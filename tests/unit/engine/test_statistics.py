@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from gentle_core.engine.norms import normalise_in_float32
+from gentle_core.engine.progress import Display
 from gentle_core.engine.ranks import ALONE
 from gentle_core.engine.recompute import checkpoint_activations
+from gentle_core.engine.session import Session
 from gentle_core.engine.statistics import RunningStatistics
 from gentle_core.losses.chunks import batch_statistics_held
+from gentle_core.recipe import load_recipe
+
+from .conftest import RECIPE
 
 
 def layer(momentum=0.1):
@@ -102,3 +108,17 @@ def test_weights_in_half_precision_are_lifted(norm, half_input):
     exact(x.float()).square().sum().backward()
     assert norm.weight.dtype == norm.weight.grad.dtype == torch.bfloat16
     torch.testing.assert_close(norm.weight.grad.float(), exact.weight.grad, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "accumulate", "norm", "said"),
+    [(2, 1, True, True), (2, 3, True, True), (2, 4, True, False), (1, 1, True, False), (2, 1, False, False)],
+)
+def test_a_run_says_where_ranks_make_other_chunks(toy_catalog, tmp_path, ranks, accumulate, norm, said):
+    sets = {"towers.a.encoder.norm": norm, "train.accumulate": accumulate}
+    session = Session(load_recipe(RECIPE, sets, toy_catalog), tmp_path / "run", "never", Display(quiet=True))
+    session.build()
+    session.ranks = SimpleNamespace(size=ranks)
+    session._note_batch_norms()
+    session.run.close()
+    assert any("batch normalisation in a sees chunks" in note for note in session.run.manifest["notices"]) == said
