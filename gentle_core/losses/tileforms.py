@@ -132,11 +132,12 @@ class Bases:
 
     Args:
         number: the block's.
-        kept: where products are found, or put while there is room.
+        kept: where products are found, or put while there is room, if they serve several kernels: one kernel alone
+            would not need much memory without tiles either.
     """
 
     def __init__(self, c: Centred, forms: Sequence[Form], number: int, kept: Kept):
-        self.c, self.number, self.kept = c, number, kept
+        self.c, self.number, self.kept, self.shared = c, number, kept, len(forms) > 1
         kinds = sorted({form.step.product for form in forms}, reverse=True)
         self.kinds = {product: Base.of(product, forms, c) for product in kinds}
 
@@ -160,7 +161,7 @@ class Bases:
         gram = self.kept.tiles.pop(at, None)
         if gram is not None:
             return gram, gram
-        stays = self.kept.room(tile)
+        stays = self.shared and self.kept.room(tile)
         x, y = self.c.x[tile.i], self.c.y[tile.j]
         scale = self.kinds[True].unit if self.c.point is None else 1.0
         gram = times_transposed(x, y, scale, out=x.new_empty(shape) if stays else scratch(GRAM, *shape))
