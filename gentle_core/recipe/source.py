@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,10 @@ def read_sets(sets: Sequence[str] | Mapping[str, Any], base: Layer) -> Layer:
     for parts, value, origin in settings:
         path = _indexed(parts, base.data)
         try:
-            _put(data, path, base.data, value)
+            if _put_within(data, parts, value):
+                path = _indexed(parts, data)
+            else:
+                _put(data, path, base.data, value if value is REMOVED else copy.deepcopy(value))
         except LookupError as error:
             problems.append(f"{origin.text}: {error.args[0]}")
             continue
@@ -230,6 +234,34 @@ def _put(data: Any, path: KeyPath, base: Any, value: Any) -> None:
             if not isinstance(data.get(part), dict):
                 data[part] = _Patch() if isinstance(path[number + 1], int) else {}
             data = data[part]
+
+
+def _put_within(data: Any, parts: tuple[str, ...], value: Any) -> bool:
+    """Write `value` into an array that an earlier setting gave as a whole; whether there is one on the way."""
+    within = False
+    for number, part in enumerate(parts):
+        key: str | int = part
+        if isinstance(data, list):
+            within = True
+            if not part.isdecimal() or int(part) >= len(data):
+                raise LookupError(
+                    f"{dotted(parts[:number])} has {len(data)} entries, counted from 0; there is no {part}"
+                )
+            key = int(part)
+        elif not isinstance(data, dict):
+            return False
+        if number == len(parts) - 1:
+            if within and (value is None or value is REMOVED):
+                del data[key]
+            elif within:
+                data[key] = value
+            return within
+        if isinstance(data, dict) and key not in data:
+            if not within:
+                return False
+            data[key] = {}
+        data = data[key]
+    return False
 
 
 # -- merging -----------------------------------------------------------------------------------------------------

@@ -188,6 +188,18 @@ def test_wrong_settings_are_all_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert no_entry == "--set dataset.list.5.p: dataset.list has 2 entries, counted from 0; there is no 5"
 
 
+def test_a_setting_reaches_into_an_array_that_another_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = layers(tmp_path, monkeypatch, main=BASE)
+    given = {"dataset": {"use": "c/d", "parts": [{"p": 1, "q": 1}, {"p": 2}]}}
+    sets = given | {"dataset.parts.1.p": 5, "dataset.parts.0.q": None, "dataset.parts.1.r.s": "deep"}
+    layer = read_sets(sets, base)
+    assert layer.data["dataset"]["parts"] == [{"p": 1}, {"p": 5, "r": {"s": "deep"}}]
+    assert given["dataset"]["parts"][1] == {"p": 2}, "what was given stays as it is"
+    assert layer.where(("dataset", "parts", 1, "p")) == "override dataset.parts.1.p"
+    with pytest.raises(RecipeError, match=r"dataset.parts has 2 entries, counted from 0; there is no 2"):
+        read_sets(given | {"dataset.parts.2.p": 5}, base)
+
+
 def test_settings_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = layers(tmp_path, monkeypatch, main=BASE)
     layer = read_sets({"train.steps": 3, "dataset.path": tmp_path, "train.seed": None, "name": "3"}, base)
