@@ -173,16 +173,21 @@ def _evaluate(resolved: Resolved, folder: Path, tasks: Mapping[str, TaskTable]) 
 
 
 def outcome_of(folder: Path, job: Job, table: StudyTable) -> Outcome:
-    """What a finished run wrote down; the tasks' figures are among those of the split of comparison."""
+    """What a finished run wrote down; figures with hubness correction and the tasks' are among those of their split."""
+    from gentle_core.engine.run import THIS_RUN
+
     data = _json(folder / "manifest.json").get("data", {})
     if job.closed_form and job.trained:
         data = _json(folder.parent / f"{folder.name}-trained" / "manifest.json").get("data", {})
     unpaired = max(data.get("unpaired_rows", {}).values(), default=0) + data.get("pseudo_rows", 0)
     rows = RowsSeen(data.get("pairs", 0), data.get("paired_rows", 0), unpaired, data.get("steps", 0))
-    metrics = dict(_json(folder / "results.json").get("splits", {}))
-    for name, figures in _json(folder / TASKS).items():
-        more = {f"{name}/{key}": value for key, value in figures.items()}
-        metrics[table.split] = {**metrics.get(table.split, {}), **more}
+    results = _json(folder / "results.json")
+    metrics = dict(results.get("splits", {}))
+    corrected = results.get("corrected", {}).get(THIS_RUN, {}).get("splits", {})
+    added = [(split, "corrected", figures) for split, figures in corrected.items()]
+    added += [(table.split, name, figures) for name, figures in _json(folder / TASKS).items()]
+    for split, name, figures in added:
+        metrics[split] = metrics.get(split, {}) | {f"{name}/{key}": value for key, value in figures.items()}
     return Outcome(job, metrics, rows)
 
 

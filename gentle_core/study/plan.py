@@ -38,6 +38,7 @@ class Variant:
         of: the method that it controls.
         tuned_as: the method from whose chosen settings it starts.
         paired: its own `dataset.paired`, whatever the level.
+        corrects: its runs also show figures with hubness corrected, by which nothing is chosen.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Variant:
     control: Control | None = None
     tuned_as: str = ""
     paired: float | int | None = None
+    corrects: bool = False
 
     def grid(self) -> list[Settings]:
         """All combinations of the values to try; one empty combination where there is no search."""
@@ -180,6 +182,8 @@ class Plan:
         inherited = self.variants[variant.tuned_as].grid()[chosen[start]] if start in chosen else {}
         settings = {**variant.settings, **inherited, **searched, "dataset.paired": paired, "train.seed": seed}
         number = None if final else choice
+        if variant.corrects and number is not None:
+            settings["evaluate.hubness"] = "none"
         forms = variant.closed_form
         trained = variant.trained or not forms
         return Job(f"{folder}seed-{seed}", variant.name, level, seed, settings, number, forms, variant.hubness, trained)
@@ -251,6 +255,7 @@ def _variants(study: Study, name: str, method: MethodTable, catalog: Catalog) ->
     common: dict[str, Any] = {
         "closed_form": forms, "hubness": method.hubness, "trained": method.trained, "tuned_as": method.tuned_as,
         "paired": method.paired,
+        "corrects": recipe.evaluate.hubness != "none" and not study.table.criterion.startswith("corrected/"),
     }  # fmt: skip
     variant = Variant(name, label, settings, method.search, **common)
     yield variant

@@ -122,3 +122,24 @@ def test_a_head_that_starts_as_the_identity(toy_run, toy_catalog, tmp_path, monk
     wrong = {"towers.a.head": head | {"dimension": 8}, "towers.b.head": head | {"dimension": 8}}
     with pytest.raises(ComponentError, match="needs head.dimension = 16"):
         toy_run("wrong", wrong)
+
+
+def test_without_pools_the_pairs_alone_standardise_the_features(toy_catalog, tmp_path, monkeypatch):
+    """The control without unmatched items has nothing else; a run with pools counts them, whatever its objective."""
+
+    def head(name, changes):
+        (tmp_path / name).mkdir()
+        run = session(toy_catalog, tmp_path / name, monkeypatch, {"dataset.paired": 12, **changes})
+        run.trainer()
+        rows = [position for items in run.pools.matched["b"] for position in items]
+        items = run.dataset.load("toy-b", [run.train.index["b"].items[row] for row in rows])
+        return run.model.tower("b").head, run.model.encode("b", items)
+
+    alone, pairs = head("alone", {"dataset.unpaired": 0.0})
+    assert len(pairs) == 12
+    assert torch.allclose(alone.mean, pairs.mean(0), atol=1e-6)
+    assert torch.allclose(alone.std, pairs.std(0, correction=0), atol=1e-6)
+    with_pools, _ = head("with", {})
+    clip, _ = head("clip", {"objective.use": "core/clip"})
+    assert not torch.allclose(alone.mean, with_pools.mean, atol=1e-3)
+    assert torch.equal(with_pools.mean, clip.mean) and torch.equal(with_pools.std, clip.std)

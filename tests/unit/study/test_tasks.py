@@ -105,6 +105,21 @@ def test_what_is_wrong_with_a_task_is_said_before_anything_runs(plan_of, text, m
         plan_of(text)
 
 
+def test_figures_with_hubness_correction_are_compared(carry_out, plan_of):
+    text = TASKS.split("[tasks")[0].replace("lengths/knn/accuracy", "retrieval/mean/recall")
+    text = text.replace('also = ["retrieval/mean/recall"]', 'also = ["corrected/retrieval/mean/recall"]')
+    text += '    settings.evaluate = { hubness = "csls", bank = "pairs" }\n'
+    text += "    [methods.clip]" + TASKS.split("[methods.clip]")[1]
+    results = carry_out(text)
+    (found,) = results.differences("corrected/retrieval/mean/recall")
+    assert not results.failures and found.found.count == 2
+    by_seed = results.values["corrected/retrieval/mean/recall"]["clip"][0]
+    assert by_seed.keys() == {0, 1} and all(value > 0 for value in by_seed.values())
+    plan = plan_of(text + '    search."train.learning_rate" = [1e-3, 1e-2]\n')
+    given = [{plan.resolve(j).recipe.evaluate.hubness for j in jobs} for jobs in (plan.searches(), plan.finals({}))]
+    assert given == [{"none"}, {"csls"}]  # nothing is chosen by the corrected figures
+
+
 STARTS = """
     recipe = "toy.toml"
     paired = [12, 0.5]
