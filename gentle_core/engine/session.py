@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -31,8 +32,10 @@ from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.recompute import checkpoint_activations
 from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
+from gentle_core.engine.starts import Paired, fit_cca, start
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError, GentleError, RecipeError
+from gentle_core.evaluate.arrays import matched_rows
 from gentle_core.losses.chunks import BATCH_NORMS
 from gentle_core.modules import EncoderModule
 from gentle_core.recipe.load import Resolved, differences
@@ -255,6 +258,31 @@ class Session:
             )
         return sources
 
+    def _start_heads(self) -> None:
+        """Heads with `init = "cca"` begin where CCA on the encoders' features lies."""
+        pair = self.builder.pairs()[0]
+        if self.recipe.towers[pair[0]].head.init != "cca":
+            return
+        matched = dict(zip(pair, self.pools.all_of_both(*pair), strict=True))
+        if (count := len(set(matched[pair[0]][1].tolist()))) < 3:
+            raise DataError(f'head.init = "cca" needs three pairs or more, and there are {count}: raise dataset.paired')
+        features = {}  # computed by all ranks together
+        for name, (positions, _) in matched.items():
+            rows = positions.tolist()
+            features[name] = self.train.features(self.model, name, rows)[rows]
+            self._check_finite(name, rows, features[name])
+        left, right = matched_rows(*(numbers for _, numbers in matched.values()))
+        x, y = features[pair[0]][left], features[pair[1]][right]
+        data = Paired(x, y)
+        if (val := self.validation) is not None:
+            (x_val, y_val), (samples_x, samples_y) = (
+                [val.features(self.model, name) for name in pair], [val.index[name].samples for name in pair]
+            )  # fmt: skip
+            data = Paired(x, y, x_val, y_val, samples_x, samples_y)
+        fitted = self.ranks.on_main(functools.partial(fit_cca, data))
+        start(self.model.tower(pair[0]).head, fitted.mean_x, fitted.x_map)
+        start(self.model.tower(pair[1]).head, fitted.mean_y, fitted.y_map)
+
     def _augmentation_names(self, tower: str) -> str:
         """What the tower's augmented views depend on."""
         parts = [{"use": p.use, **plain(p.config)} for p in self.recipe.towers[tower].augment]
@@ -288,6 +316,7 @@ class Session:
     def trainer(self) -> Trainer:
         recipe = self.recipe
         sources = self._sources()
+        self._start_heads()
         sampler = BatchSampler(self.pools, self.rows, recipe.train.seed)
         data = StepDataset(
             sources, sampler, recipe.train.seed,

@@ -233,6 +233,16 @@ def pairs_name_towers(draft: Draft) -> None:
         seen.add(frozenset(pair))
 
 
+def heads_from_cca(draft: Draft) -> None:
+    """Heads that start from CCA are those of the two towers between which it is fitted."""
+    wanted = [name for name, tower in draft.towers.items() if tower.head is not None and tower.head.init == "cca"]
+    named = draft.objective.own.get("pairs", ())
+    first = tuple(named[0] if named else list(draft.towers)[:2])
+    if wanted and set(wanted) != set(first):
+        message = f'"cca" is fitted between {listed(first, "and")}: give both heads this start, and no other'
+        draft.findings.problem(("towers", wanted[-1], "head", "init"), message)
+
+
 def length_of_training(draft: Draft) -> None:
     """Steps or epochs, not both and not neither."""
     given = draft.train_given
@@ -357,6 +367,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     objective_fits,
     pseudo_pairs,
     pairs_name_towers,
+    heads_from_cca,
     length_of_training,
     rows_of_batch,
     frozen_encoders,

@@ -146,11 +146,13 @@ class HeadTable:
         dimension: of the joint space; the same in all towers.
         hidden: width of the hidden layer; 0 for a single linear map.
         dropout: on the hidden layer; with it, two passes are two views.
-        standardize: z-score the features that enter, with statistics of the training items: of all of them for a frozen
-            encoder; for one that trains, of 512 of them before training.
+        standardize: z-score the features that enter, with statistics of the training items, those of the pools
+            among them: of all of them for a frozen encoder; for one that trains, of 512 of them before training.
         dropout_input: dropout on the features that enter the head.
         init: "identity" lets a single linear map (`hidden = 0`) start as the identity, so that the towers begin where
             their encoders were aligned before (both towers of a pretrained CLIP). `dimension` is then the encoder's.
+            "cca" lets it start as the map of a regularised CCA on the pairs' encoder features, its settings chosen on
+            validation: of both towers of the objective's first pair.
     """
 
     dimension: int = attrs.field(default=128, validator=_Least(1))
@@ -158,11 +160,13 @@ class HeadTable:
     dropout: float = attrs.field(default=0.1, validator=_below_1)
     dropout_input: float = attrs.field(default=0.0, validator=_below_1)
     standardize: bool = True
-    init: Literal["random", "identity"] = "random"
+    init: Literal["random", "identity", "cca"] = "random"
 
     def __attrs_post_init__(self) -> None:
         if self.init == "identity" and (self.hidden or self.standardize):
             raise ValueError('init = "identity" needs hidden = 0 and standardize = false')
+        if self.init == "cca" and self.hidden:
+            raise ValueError('init = "cca" needs hidden = 0: CCA is one linear map')
 
 
 @attrs.frozen(kw_only=True)

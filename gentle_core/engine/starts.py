@@ -1,0 +1,59 @@
+"""Heads that start from a closed form: `head.init = "cca"`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentle_core.closed_form.linear import Alignment, cca
+from gentle_core.closed_form.moments import Moments
+from gentle_core.closed_form.select import fit_select
+from gentle_core.engine.towers import ProjectionHead
+
+UNTOLD = 1.0
+"""Ridge and column power where no validation items tell."""
+
+
+@attrs.frozen(eq=False)
+class Paired:
+    """Encoder features of a pair's matched items, row by row mates, and of the validation items with their samples."""
+
+    x: Tensor
+    y: Tensor
+    x_val: Tensor | None = None
+    y_val: Tensor | None = None
+    samples_x: Sequence[str] = ()
+    samples_y: Sequence[str] = ()
+
+
+def fit_cca(data: Paired) -> Alignment:
+    """The CCA that heads start from: all columns, weighted; chosen on validation where there are mates."""
+    if set(data.samples_x) & set(data.samples_y):
+        return fit_select(
+            data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x, samples_y_val=data.samples_y,
+            dimensions=(),
+        ).alignment  # fmt: skip
+    return cca(Moments.of(data.x, data.y), UNTOLD).weighted(UNTOLD)
+
+
+@torch.no_grad()
+def start(head: ProjectionHead, mean: np.ndarray, linear: np.ndarray) -> None:
+    """Let a head of one linear layer, whose statistics are known, project as (features − `mean`) · `linear`.
+
+    The scale stays that of its random weights: cosines do not depend on it, and what a learning rate means does. Of
+    `linear` (W, k) as many columns are used as the head has dimensions; dimensions beyond k are 0 and stay so.
+    """
+    layer = head.layers
+    assert isinstance(layer, torch.nn.Linear)
+    own, std = (values.double().cpu().numpy() for values in (head.mean, head.std))
+    linear = linear[:, : head.dimension]
+    weight = linear.T * std
+    scale = float(layer.weight.norm()) / max(float(np.linalg.norm(weight)), 1e-300)
+    layer.weight.zero_()
+    layer.bias.zero_()
+    layer.weight[: len(weight)] = torch.from_numpy(scale * weight).to(layer.weight)
+    layer.bias[: len(weight)] = torch.from_numpy(scale * ((own - mean) @ linear)).to(layer.bias)

@@ -1,0 +1,90 @@
+"""Heads that start from CCA rank as CCA does until they are trained, and train from there."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from gentle_core.closed_form.linear import cca
+from gentle_core.closed_form.moments import Moments
+from gentle_core.engine.starts import Paired, fit_cca, start
+from gentle_core.engine.towers import ProjectionHead
+from gentle_core.errors import DataError, RecipeError
+from gentle_core.recipe.model import HeadTable
+
+from .conftest import RECIPE
+
+HEAD = {"dimension": 8, "hidden": 0, "init": "cca"}
+START = {"towers.a.head": HEAD, "towers.b.head": HEAD, "towers.a.augment": [], "towers.a.encoder.freeze": True}
+
+
+def toy(rng, n=40, p=6, q=5):
+    hidden = rng.normal(size=(n, 3))
+    x = hidden @ rng.normal(size=(3, p)) + 0.3 * rng.normal(size=(n, p)) + 2.0
+    return x, hidden @ rng.normal(size=(3, q)) - 1.0
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("dimension", [2, 5, 9])
+def test_a_head_projects_as_the_closed_form_does(standardize, dimension):
+    rng = np.random.default_rng(0)
+    x, y = toy(rng)
+    fitted = cca(Moments.of(x, y), 0.3).weighted(1.0)
+    head = ProjectionHead(6, HeadTable(dimension=dimension, hidden=0, init="cca")).double().eval()
+    before = head.layers.weight.norm().item()
+    if standardize:
+        head.standardize(torch.from_numpy(x[:17]))  # statistics of other rows than the fit's
+    start(head, fitted.mean_x, fitted.x_map)
+    assert head.layers.weight.norm().item() == pytest.approx(before, rel=1e-6)
+    found = torch.nn.functional.normalize(head(torch.from_numpy(x)), dim=1).detach().numpy()
+    wanted = fitted.project_x(x)[:, :dimension]
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(found[:, : wanted.shape[1]], wanted, atol=1e-6)
+    assert not found[:, wanted.shape[1] :].any()
+
+
+def test_without_validation_items_the_settings_are_fixed():
+    x, y = (torch.from_numpy(side) for side in toy(np.random.default_rng(1)))
+    fixed, plain = fit_cca(Paired(x, y)), cca(Moments.of(x, y), 1.0).weighted(1.0)
+    np.testing.assert_array_equal(fixed.x_map, plain.x_map)
+    names = [str(i) for i in range(len(x))]
+    chosen = fit_cca(Paired(x, y, x, y, names, names))
+    assert chosen.x_map.shape == plain.x_map.shape and not np.allclose(chosen.x_map, plain.x_map)
+
+
+def test_a_run_begins_where_cca_lies(toy_run):
+    still = {**START, "train.learning_rate": 1e-12, "baseline.cca": True, "dataset.paired": 20}
+    run = toy_run("still", still)
+    ours, theirs = run.metrics["test"], run.baselines["CCA, closed form"]["test"]
+    recalls = [key for key in ours if key.startswith("retrieval/") and key.endswith(("recall", "MRR", "R@1"))]
+    assert recalls and {key: ours[key] for key in recalls} == pytest.approx({key: theirs[key] for key in recalls})
+    moved = toy_run("moved", {**still, "train.learning_rate": 1e-1})
+    assert moved.metrics["test"] != ours
+
+
+def test_it_resumes_from_what_was_trained(toy_run):
+    straight = toy_run("straight", START)
+    part = toy_run("part", {**START, "train.checkpoint_every": 3, "train.keep_last": 5})
+    for folder in (part.out / "checkpoints").iterdir():
+        if folder.name != "step-00000003":
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+    again = toy_run("part", {**START, "train.checkpoint_every": 3, "train.keep_last": 5}, resume="auto")
+    assert again.metrics == straight.metrics
+
+
+def test_what_cannot_be(toy_run):
+    with pytest.raises(DataError, match="needs three pairs or more, and there are 2"):
+        toy_run("few", {**START, "dataset.paired": 2})
+    with pytest.raises(RecipeError, match="fitted between 'a' and 'b': give both heads this start"):
+        toy_run("one", {"towers.a.head": HEAD})
+    with pytest.raises(RecipeError, match="needs hidden = 0"):
+        toy_run("hidden", {"towers.a.head": HEAD | {"hidden": 4}, "towers.b.head": HEAD | {"hidden": 4}})
+    three = copy.deepcopy(RECIPE)
+    three["towers"]["c"] = {"modality": "toy-c", "encoder": {"use": "toy/mlp-c"}, "head": HEAD}
+    with pytest.raises(RecipeError, match="fitted between"):
+        toy_run("three", START, recipe=three)
