@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import attrs
@@ -21,7 +21,16 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from gentle_core.closed_form.graph import Graph, Propagation, nearest, nodes_of, propagate_both, with_weights
+from gentle_core.closed_form.graph import (
+    Graph,
+    Propagation,
+    basis_of,
+    dense_unit,
+    nearest,
+    nodes_of,
+    profiles_of,
+    with_basis,
+)
 from gentle_core.closed_form.hubness import GRID, Corrected, Hubness, choose_hubness
 from gentle_core.closed_form.linear import Alignment
 from gentle_core.closed_form.select import RIDGES, Selected, fit_select
@@ -29,7 +38,7 @@ from gentle_core.closed_form.transport import OtEm, OtEmData, ot_em_rounds
 from gentle_core.errors import DataError
 from gentle_core.evaluate.arrays import as_tensor, matched_rows
 from gentle_core.evaluate.bootstrap import Difference, paired_bootstrap
-from gentle_core.evaluate.retrieval import Ranks, describe_all, ranks_both
+from gentle_core.evaluate.retrieval import TIE, Mates, Ranks, mean_recall
 
 Side = Literal["x", "y"]
 
@@ -93,11 +102,14 @@ class Features:
     x: Tensor = attrs.field(init=False)
     """(N, p), (N, q) features of the pairs, row by row: a sample with several items pairs in every combination."""
     y: Tensor = attrs.field(init=False)
+    mates: Mates = attrs.field(init=False)
+    """Of the validation items."""
 
     def __attrs_post_init__(self) -> None:
         rows = matched_rows(self.labels_x, self.labels_y)
         for side, items, chosen in zip("xy", (self.items_x, self.items_y), rows, strict=True):
             object.__setattr__(self, side, items[torch.from_numpy(chosen)])
+        object.__setattr__(self, "mates", Mates.of(self.samples_x_val, self.samples_y_val))
 
     @property
     def has_pools(self) -> bool:
@@ -150,7 +162,7 @@ class Form:
     @property
     def recall(self) -> float:
         """Mean recall on validation, percent."""
-        return describe_all(self.ranks).get("retrieval/mean/recall", 0.0)
+        return mean_recall(self.ranks)
 
 
 F = TypeVar("F", bound=Form)
@@ -192,8 +204,11 @@ class Ensemble(Form):
     members: tuple[Form, ...]
 
     def plain(self, features: Any, side: Side) -> Tensor:
-        parts = [member.plain(features, side) for member in self.members]
-        return torch.cat(parts, dim=1) / len(parts) ** 0.5
+        return self.joined([member.plain(features, side) for member in self.members])
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """From the members' unit embeddings."""
+        return torch.cat(list(parts), dim=1) / len(parts) ** 0.5
 
 
 def fit_forms(
@@ -222,6 +237,8 @@ def fit_forms(
         raise DataError(f"no closed form is called {', '.join(sorted(unknown))}; there are {', '.join(LABELS)}")
     if len(data.x) < 2:
         raise DataError(f"{len(data.x)} training pairs: closed forms need at least two")
+    if not len(data.mates.rows_u):
+        raise DataError("no pair among the validation items: the settings of a closed form cannot be chosen")
     bases: list[Form] = []
     seen = data.to_fit()
     for name in ("ridge", "procrustes"):
@@ -242,14 +259,15 @@ def fit_forms(
     if any(data.joint):
         form = Trained(name="trained", label=TRAINED, pools=data.joint_saw_pools, settings={}, skip=data.widths)
         bases.append(_finish(data, form, time.perf_counter()))
+    plain = _Plain.of(data, seed)
     if "ensemble" in wanted:
-        averages = [_ensemble(data, bases, pools) for pools in (False, True)]
+        averages = [_ensemble(data, bases, pools, plain) for pools in (False, True)]
         bases += [average for average in averages if average is not None]
     found: list[Form] = []
     for base in bases:
         found.append(base)
         if hubness and base.name not in ("ridge", "procrustes"):
-            found += corrected(data, base, seed)
+            found += corrected(data, base, seed, plain)
     order = [*LABELS, "trained"]
     return sorted(found, key=lambda form: order.index(form.name))
 
@@ -263,15 +281,36 @@ def _drawn(data: Features, rows: int, seed: int) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
+@attrs.frozen(eq=False)
+class _Plain:
+    """Plain embeddings of the rows that all forms are asked for: validation items and banks.
+
+    Those of a propagation are kept: finding the nodes next to new rows costs more than all linear maps together.
+    """
+
+    rows: Mapping[str, tuple[Tensor, Tensor]]
+    _kept: dict[tuple[Form, str], tuple[Tensor, Tensor]] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, data: Features, seed: int) -> _Plain:
+        rows = {"val": (data.x_val, data.y_val), "pairs": (data.items_x, data.items_y)}
+        return cls(rows | ({"unpaired": _drawn(data, BANK_ROWS, seed)} if data.has_pools else {}))
+
+    def embed(self, form: Form, name: str) -> tuple[Tensor, Tensor]:
+        if isinstance(form, Ensemble):
+            x, y = zip(*(self.embed(member, name) for member in form.members), strict=True)
+            return form.joined(x), form.joined(y)
+        if (kept := self._kept.get((form, name))) is not None:
+            return kept
+        x, y = self.rows[name]
+        found = form.plain(x, "x"), form.plain(y, "y")
+        if isinstance(form, Fitted) and form.graphs is not None:
+            self._kept[form, name] = found
+        return found
+
+
 def _val_ranks(data: Features, x: Any, y: Any) -> dict[str, Ranks]:
-    found = ranks_both(x, y, data.samples_x_val, data.samples_y_val, ("x", "y"))
-    if not any(len(direction.rank) for direction in found.values()):
-        raise DataError("no pair among the validation items: the settings of a closed form cannot be chosen")
-    return found
-
-
-def _recall(ranks: Mapping[str, Ranks]) -> float:
-    return describe_all(ranks)["retrieval/mean/recall"]
+    return data.mates.ranks_of_rows(x, y, ("x", "y"))
 
 
 def _finish(data: Features, form: F, began: float) -> F:
@@ -285,8 +324,48 @@ def _linear(data: Features, name: str) -> tuple[Fitted, Selected]:
         data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x_val, samples_y_val=data.samples_y_val,
         method=name,  # type: ignore[arg-type]
     )  # fmt: skip
-    form = Fitted(name=name, label=LABELS[name], pools=False, settings=selected.settings, map=selected.alignment)
-    return _finish(data, form, began), selected
+    form = Fitted(
+        name=name, label=LABELS[name], pools=False, settings=selected.settings, map=selected.alignment,
+        ranks=selected.ranks, seconds=time.perf_counter() - began,
+    )  # fmt: skip
+    return form, selected
+
+
+@attrs.define(eq=False)
+class _Mixed:
+    """Scores by unit embeddings and unit profiles of both modalities; the products of one block serve all shares."""
+
+    embeddings: Sequence[Tensor]
+    profiles: Sequence[Tensor]
+    _held: tuple[int, Tensor, Tensor] | None = None
+
+    def at(self, share: float) -> Callable[[slice], Tensor]:
+        def scores(part: slice) -> Tensor:
+            if self._held is None or self._held[0] != part.start:
+                cosine, of_profiles = (x[part] @ y.T for x, y in (self.embeddings, self.profiles))
+                self._held = (part.start, cosine, of_profiles)
+            return (1 - share) * self._held[1] + share * self._held[2]
+
+        return scores
+
+
+def profile_ranks(
+    data: Features, val: tuple[Tensor, Tensor], profiles: list[sp.csr_array], of_val: Sequence[sp.csr_array]
+) -> Iterator[tuple[tuple[bool, float, np.ndarray | None], dict[str, Ranks]]]:
+    """Ranks of the validation items by `Graph.combine`'s rows, for each root and share, with the basis.
+
+    Scores are sums of two products that all shares have in common.
+
+    Args:
+        val: unit embeddings of the validation items of both modalities.
+        profiles: of the nodes.
+        of_val: of the validation items.
+    """
+    for root in (False, True):
+        basis = basis_of(profiles, root)
+        mixed = _Mixed(val, [torch.from_numpy(dense_unit(profile, root, basis)) for profile in of_val])
+        for share in PROFILE_SHARES:
+            yield (root, share, basis), data.mates.ranks_of_scores(mixed.at(share), ("x", "y"), TIE)
 
 
 def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
@@ -300,25 +379,25 @@ def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
     nodes, most = nodes_of(pairs, pool), max(start.neighbours for start in GRAPHS)
     near = (nearest(nodes[0], nodes[0], most, itself=False), nearest(nodes[1], nodes[1], most, itself=False))
     near_val = [nearest(z, own, most) for z, own in zip(val, nodes, strict=True)]
+    labels = (data.labels_x, data.labels_y)
     best, chosen = -1.0, None
     for start in GRAPHS:
-        made = propagate_both(start, pairs, (data.labels_x, data.labels_y), pool, near)
-        profiles = [graph.profiles for graph in made]
-        of_val = [graph.profile(z, found) for graph, z, found in zip(made, val, near_val, strict=True)]
-        for root, share in itertools.product((False, True), PROFILE_SHARES):
-            graphs = with_weights(attrs.evolve(start, root=root, share=share), nodes, profiles)
-            embedded = (graph.combine(*given) for graph, *given in zip(graphs, val, of_val, strict=True))
-            recall = _recall(_val_ranks(data, *embedded))
-            if recall > best:
-                best, chosen = recall, graphs
+        profiles = profiles_of(start, nodes, labels, near)
+        plain = with_basis(start, nodes, profiles, None)
+        of_val = [graph.profile(z, found) for graph, z, found in zip(plain, val, near_val, strict=True)]
+        for (root, share, basis), ranks in profile_ranks(data, val, profiles, of_val):
+            if (recall := mean_recall(ranks)) > best:
+                settings = attrs.evolve(start, root=root, share=share)
+                best, chosen = recall, (with_basis(settings, nodes, profiles, basis), ranks)
     assert chosen is not None
-    settings = chosen[0].settings
+    graphs, ranks = chosen
+    settings = graphs[0].settings
     label = LABELS["propagation"] + ("" if pools else ONLY_PAIRS)
     said = {key: getattr(settings, key) for key in ("neighbours", "strength", "share", "root")}
-    form = Fitted(
-        name="propagation", label=label, pools=pools, settings={**cca.settings, **said}, map=cca.map, graphs=chosen
-    )
-    return _finish(data, form, began)
+    return Fitted(
+        name="propagation", label=label, pools=pools, settings={**cca.settings, **said}, map=cca.map, graphs=graphs,
+        ranks=ranks, seconds=time.perf_counter() - began,
+    )  # fmt: skip
 
 
 def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
@@ -331,14 +410,18 @@ def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
     prepared = OtEmData.of(data.x, data.y, data.pool_x, data.pool_y, seed=seed)
     power, dimension = selected.settings["power"], int(selected.settings["dimension"])
     tried: list[tuple[float, OtEm, Alignment]] = []
+    begun: dict[OtEm, Iterator[tuple[int, Alignment]]] = {}
+    """By settings with all turns: what more turns of the same go on from."""
 
     def attempt(settings: OtEm) -> None:
-        if any(t[1] == settings for t in tried):
-            return
-        for turn, fitted in enumerate(ot_em_rounds(prepared, settings)):
+        whole = attrs.evolve(settings, rounds=ROUNDS)
+        if whole not in begun:
+            begun[whole] = enumerate(ot_em_rounds(prepared, whole))
+        while not any(t[1] == settings for t in tried) and (found := next(begun[whole], None)):
+            turn, fitted = found
             if turn > 1 or not settings.share:
                 ranks = _val_ranks(data, fitted.embed_x(data.x_val), fitted.embed_y(data.y_val))
-                tried.append((_recall(ranks), attrs.evolve(settings, rounds=turn), fitted))
+                tried.append((mean_recall(ranks), attrs.evolve(settings, rounds=turn), fitted))
 
     def best(count: int, wanted: Callable[[OtEm], bool]) -> list[OtEm]:
         return [t[1] for t in sorted((t for t in tried if wanted(t[1])), key=lambda entry: -entry[0])[:count]]
@@ -362,7 +445,7 @@ def _ot_em(data: Features, selected: Selected, seed: int) -> Fitted:
     return _finish(data, form, began)
 
 
-def _ensemble(data: Features, bases: Sequence[Form], pools: bool) -> Ensemble | None:
+def _ensemble(data: Features, bases: Sequence[Form], pools: bool, plain: _Plain) -> Ensemble | None:
     """The mean cosine of the forms that do best together on validation: the best one, then each that helps most.
 
     With `pools` among all forms (None where none of those taken uses them), else among those on the pairs alone.
@@ -371,14 +454,14 @@ def _ensemble(data: Features, bases: Sequence[Form], pools: bool) -> Ensemble | 
     rest = sorted((form for form in bases if pools or not form.pools), key=lambda form: -form.recall)
     if not rest:
         return None
-    val = [(form.plain(data.x_val, "x"), form.plain(data.y_val, "y")) for form in rest]
+    val = [plain.embed(form, "val") for form in rest]
     taken, best = [0], rest[0].recall
     while len(taken) < MEMBERS:
         tried = {}
         for number in set(range(len(rest))) - set(taken):
             # Equal shares need no weights: ranks do not depend on the rows' common length.
             rows = (torch.cat([val[i][side] for i in (*taken, number)], dim=1) for side in (0, 1))
-            tried[number] = _recall(_val_ranks(data, *rows))
+            tried[number] = mean_recall(_val_ranks(data, *rows))
         leader = max(tried, key=lambda number: tried[number], default=None)
         if leader is None or tried[leader] <= best:
             break
@@ -390,27 +473,28 @@ def _ensemble(data: Features, bases: Sequence[Form], pools: bool) -> Ensemble | 
     label = LABELS["ensemble"] + ("" if pools else ONLY_PAIRS)
     settings = {"of": [member.label for member in members]}
     form = Ensemble(name="ensemble", label=label, pools=pools, settings=settings, members=members)
-    return _finish(data, form, began)
+    ranks = _val_ranks(data, *plain.embed(form, "val"))
+    return attrs.evolve(form, ranks=ranks, seconds=time.perf_counter() - began)
 
 
-def corrected(data: Features, base: F, seed: int = 0) -> list[F]:
+def corrected(data: Features, base: F, seed: int = 0, plain: _Plain | None = None) -> list[F]:
     """`base` with the hubness correction that validation favours, by each bank; nothing where that is none."""
     found = []
-    banks = {"pairs": (data.items_x, data.items_y)} | (
-        {"unpaired": _drawn(data, BANK_ROWS, seed)} if data.has_pools else {}
-    )
-    val = (base.plain(data.x_val, "x"), base.plain(data.y_val, "y"))
-    for bank, rows in banks.items():
+    plain = _Plain.of(data, seed) if plain is None else plain
+    val = plain.embed(base, "val")
+    for bank in [name for name in plain.rows if name != "val"]:
         began = time.perf_counter()
-        embedded = (base.plain(rows[0], "x"), base.plain(rows[1], "y"))
-        chosen = choose_hubness({bank: embedded}, *val, data.samples_x_val, data.samples_y_val, grid=LIFTABLE)
+        chosen = choose_hubness(
+            {bank: plain.embed(base, bank)}, *val, data.samples_x_val, data.samples_y_val, grid=LIFTABLE
+        )
         if chosen.corrected.settings.method == "none":
             continue
         form = attrs.evolve(
             base, label=f"{base.label} + hubness ({bank})", pools=base.pools or bank == "unpaired",
-            settings={**base.settings, **chosen.facts}, hubness=chosen.corrected,
+            settings={**base.settings, **chosen.facts}, hubness=chosen.corrected, ranks=chosen.ranks,
+            seconds=time.perf_counter() - began,
         )  # fmt: skip
-        found.append(_finish(data, form, began))
+        found.append(form)
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ KEPT = 64
 """Entries of a node's profile that are kept from round to round."""
 WIDEST = 512
 """Numbers to which profiles over more labels are projected, by the leading directions of both modalities' profiles."""
+GRAM_LABELS = 3000
+"""Up to so many labels these come from the N × N matrix of the profiles' inner products: exact, and faster there."""
 
 
 @attrs.frozen
@@ -122,11 +125,25 @@ def spread(
 
 def largest(matrix: sp.csr_array, count: int) -> sp.csr_array:
     """The `count` largest entries of each row; of equal ones those in the first columns."""
-    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, row))
-    rank = np.arange(len(order)) - matrix.indptr[row]
-    chosen = order[rank < count]
-    return sp.csr_array((matrix.data[chosen], (row[chosen], matrix.indices[chosen])), shape=matrix.shape)
+    lengths = np.diff(matrix.indptr)
+    long = np.flatnonzero(lengths > count)
+    kept = np.ones(len(matrix.data), dtype=bool)
+    for part in blocks(len(long), int(lengths.max(initial=1))):
+        width = lengths[long[part]]
+        inside = np.arange(width.max()) < width[:, None]
+        places = (matrix.indptr[long[part]][:, None] + np.arange(width.max()))[inside]
+        value = np.full(inside.shape, -np.inf)
+        value[inside] = matrix.data[places]
+        limit = np.partition(value, inside.shape[1] - count, axis=1)[:, [inside.shape[1] - count]]
+        taken = value >= limit
+        for row in np.flatnonzero(taken.sum(axis=1) > count):  # ties at the limit
+            equal = np.flatnonzero(value[row] == limit[row])
+            column = matrix.indices[matrix.indptr[long[part][row]] + equal]
+            spare = count - int((value[row] > limit[row]).sum())
+            taken[row, equal[np.argsort(column, kind="stable")[spare:]]] = False
+        kept[places] = taken[inside]
+    ends = np.concatenate([[0], np.cumsum(np.minimum(lengths, count))])
+    return sp.csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
 
 
 @attrs.frozen(eq=False)
@@ -162,18 +179,20 @@ class Graph:
     def combine(self, rows: Any, profile: sp.csr_array) -> Tensor:
         """`embed`, with the profiles given."""
         x, share = as_tensor(rows).to(self.nodes), self.settings.share
-        dense = torch.from_numpy(self._dense(profile)).to(x)
+        dense = torch.from_numpy(dense_unit(profile, self.settings.root, self.basis)).to(x)
         z = torch.cat([(1 - share) ** 0.5 * x, share**0.5 * dense], dim=1)
         fill = x.new_zeros(len(x), 2)
         fill[:, self.side] = (1 - z.square().sum(dim=1)).clamp_min(0).sqrt()
         return torch.cat([z, fill], dim=1)
 
-    def _dense(self, profile: sp.csr_array) -> np.ndarray:
-        if self.settings.root:
-            profile = profile.sqrt()
-        norm = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)).ravel())
-        found = profile @ self.basis if self.basis is not None else profile.toarray()
-        return found / np.maximum(norm, 1e-300)[:, None]
+
+def dense_unit(profile: sp.csr_array, root: bool, basis: np.ndarray | None) -> np.ndarray:
+    """Unit profiles (m, N), or their roots, as dense rows; (m, r) on a basis (N, r)."""
+    if root:
+        profile = profile.sqrt()
+    norm = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)).ravel())
+    found = profile @ basis if basis is not None else profile.toarray()
+    return found / np.maximum(norm, 1e-300)[:, None]
 
 
 def propagate_both(
@@ -181,7 +200,6 @@ def propagate_both(
     pairs: tuple[Any, Any],
     labels: tuple[np.ndarray, np.ndarray],
     pools: tuple[Any, Any],
-    near: tuple[Near, Near] | None = None,
 ) -> tuple[Graph, Graph]:
     """Both modalities' graphs.
 
@@ -189,15 +207,29 @@ def propagate_both(
         pairs: unit embeddings (N_x, d), (N_y, d) of the paired items of each modality.
         labels: sample numbers (N_x,), (N_y,) from 0: equal numbers are pairs.
         pools: unit embeddings of the unmatched items, in any order and number.
-        near: neighbours of each modality's nodes (`nodes_of`), where they are known.
+    """
+    nodes = nodes_of(pairs, pools)
+    profiles = profiles_of(settings, nodes, labels)
+    return with_basis(settings, nodes, profiles, basis_of(profiles, settings.root))
+
+
+def profiles_of(
+    settings: Propagation,
+    nodes: list[Tensor],
+    labels: tuple[np.ndarray, np.ndarray],
+    near: tuple[Near, Near] | None = None,
+) -> list[sp.csr_array]:
+    """Profiles of both modalities' nodes (`nodes_of`), of which the first ones have `labels`.
+
+    Args:
+        near: the nodes' neighbours, where they are known.
     """
     count = int(max(labels[0].max(initial=-1), labels[1].max(initial=-1))) + 1
-    nodes = nodes_of(pairs, pools)
     found = []
     for number, (own, x) in enumerate(zip(labels, nodes, strict=True)):
         every = np.concatenate([own, np.full(len(x) - len(own), -1)])
         found.append(spread(settings, x, every, count, near=None if near is None else near[number]))
-    return with_weights(settings, nodes, found)
+    return found
 
 
 def nodes_of(pairs: tuple[Any, Any], pools: tuple[Any, Any]) -> list[Tensor]:
@@ -205,20 +237,31 @@ def nodes_of(pairs: tuple[Any, Any], pools: tuple[Any, Any]) -> list[Tensor]:
     return [torch.cat([as_tensor(p), as_tensor(q).to(as_tensor(p))]) for p, q in zip(pairs, pools, strict=True)]
 
 
-def with_weights(settings: Propagation, nodes: list[Tensor], profiles: list[sp.csr_array]) -> tuple[Graph, Graph]:
-    """Graphs of profiles that are there already (`share` and `root` of the settings count afterwards only)."""
-    shown = [profile.sqrt() if settings.root else profile for profile in profiles]
-    basis = _basis(shown) if profiles[0].shape[1] > WIDEST else None
+def with_basis(
+    settings: Propagation, nodes: list[Tensor], profiles: list[sp.csr_array], basis: np.ndarray | None
+) -> tuple[Graph, Graph]:
+    """Graphs of profiles that are there already, and their `basis_of`."""
     return Graph(settings, nodes[0], profiles[0], basis, 0), Graph(settings, nodes[1], profiles[1], basis, 1)
 
 
-def _basis(profiles: list[sp.csr_array]) -> np.ndarray:
-    """(N, WIDEST) leading right singular directions of the unit profiles of both modalities."""
-    from sklearn.utils.extmath import randomized_svd
+def basis_of(profiles: list[sp.csr_array], root: bool) -> np.ndarray | None:
+    """(N, WIDEST) leading right singular directions of the unit profiles, or their roots, of both modalities.
 
+    None where profiles are narrow enough without. Up to `GRAM_LABELS` labels they are exact.
+    """
+    labels = profiles[0].shape[1]
+    if labels <= WIDEST:
+        return None
     rows = []
     for profile in profiles:
-        norm = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)).ravel())
-        rows.append(sp.dia_array(((1 / np.maximum(norm, 1e-12))[None], [0]), shape=(len(norm), len(norm))) @ profile)
-    _, _, right = randomized_svd(sp.vstack(rows).tocsr(), WIDEST, n_iter=2, random_state=0)
+        shown = profile.sqrt() if root else profile
+        norm = np.sqrt(np.asarray(shown.multiply(shown).sum(axis=1)).ravel())
+        rows.append(sp.dia_array(((1 / np.maximum(norm, 1e-12))[None], [0]), shape=(len(norm), len(norm))) @ shown)
+    every = sp.vstack(rows).tocsr()
+    if labels <= GRAM_LABELS:
+        _, vectors = scipy.linalg.eigh((every.T @ every).toarray(), subset_by_index=(labels - WIDEST, labels - 1))
+        return np.ascontiguousarray(vectors[:, ::-1])
+    from sklearn.utils.extmath import randomized_svd
+
+    _, _, right = randomized_svd(every, WIDEST, n_iter=2, random_state=0)
     return np.ascontiguousarray(right.T)

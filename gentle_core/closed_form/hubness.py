@@ -25,7 +25,10 @@ from torch import Tensor
 
 from gentle_core.errors import DataError
 from gentle_core.evaluate.arrays import Ids, as_tensor, blocks
-from gentle_core.evaluate.retrieval import KS, Ranks, describe_all, ranks
+from gentle_core.evaluate.retrieval import KS, TIE, Mates, Ranks, mean_recall, ranks
+
+TOLERANCE = 3 * TIE
+"""Corrected scores are sums of three numbers of at most 1: closer ones are ties."""
 
 HubMethod = Literal["none", "csls", "inverted-softmax", "qb-norm"]
 
@@ -91,14 +94,7 @@ class Corrected:
 
     def bias(self, rows: Any, of: Literal["u", "v"]) -> Tensor:
         """(m,) bias of rows of modality `of`, times the weight, in [−w, w]: how near the other one's bank is."""
-        x = as_tensor(rows).double()
-        bank = (self.bank_v if of == "u" else self.bank_u).to(x.device)
-        found = x.new_zeros(len(x))
-        if self.settings.method == "none" or not len(bank):
-            return found
-        for part in blocks(len(x), len(bank)):
-            found[part] = _nearness(x[part] @ bank.T, self.settings)
-        return self.settings.weight * found
+        return _biases(as_tensor(rows).double(), self.bank_v if of == "u" else self.bank_u, [self.settings])[0]
 
     def scores(self, queries: Any, candidates: Any, of: Literal["u", "v"] = "u") -> Tensor:
         """(m, n) corrected scores of `queries`, rows of modality `of`, with `candidates` of the other one."""
@@ -127,14 +123,13 @@ class Corrected:
         """Ranks of both directions, as `evaluate.retrieval.ranks_both` gives them for the plain inner product."""
         u, v = as_tensor(u).double(), as_tensor(v).double()
         a, b = names
-        tolerance = 1e-12 * 3.0
         found = {}
         for name, query, other, ids, of in (
             (f"{a}->{b}", u, v, (samples_u, samples_v), "u"),
             (f"{b}->{a}", v, u, (samples_v, samples_u), "v"),
         ):
             scorer = self._against(other, of)  # type: ignore[arg-type]
-            found[name] = ranks(query, other, *ids, scorer, tolerance=tolerance)
+            found[name] = ranks(query, other, *ids, scorer, tolerance=TOLERANCE)
         return found
 
     def lift(self, rows: Any, of: Literal["u", "v"]) -> Tensor:
@@ -162,14 +157,29 @@ class Corrected:
         return torch.cat([z, torch.stack((rest, nothing) if of == "u" else (nothing, rest), dim=1)], dim=1)
 
 
-def _nearness(similarity: Tensor, settings: Hubness) -> Tensor:
-    """(m,) from cosines (m, b) with a bank, in [−1, 1]."""
-    if settings.method == "csls":
-        k = min(settings.neighbours, similarity.shape[1])
-        return similarity.topk(k, dim=1).values.mean(dim=1)
-    tau = settings.temperature
-    n = similarity.new_tensor(float(similarity.shape[1]))
-    return tau * (torch.logsumexp(similarity / tau, dim=1) - n.log())
+def _biases(rows: Tensor, bank: Tensor, every: Sequence[Hubness]) -> list[Tensor]:
+    """(m,) bias times weight of rows (m, d) by a bank (b, d) of the other modality, for each of the settings."""
+    found = [rows.new_zeros(len(rows)) for _ in every]
+    wanted = [number for number, settings in enumerate(every) if settings.method != "none"]
+    if not wanted or not len(bank):
+        return found
+    for part in blocks(len(rows), len(bank)):
+        nearness = _nearness(rows[part] @ bank.to(rows.device).T, [every[number] for number in wanted])
+        for number, near in zip(wanted, nearness, strict=True):
+            found[number][part] = every[number].weight * near
+    return found
+
+
+def _nearness(similarity: Tensor, every: Sequence[Hubness]) -> list[Tensor]:
+    """(m,) in [−1, 1] from cosines (m, b) with a bank, for each of the settings: what they share is found once."""
+    most = min(max((s.neighbours for s in every if s.method == "csls"), default=0), similarity.shape[1])
+    nearest = similarity.topk(most, dim=1).values if most else similarity[:, :0]
+    count = similarity.new_tensor(float(similarity.shape[1]))
+    softened = {
+        tau: tau * (torch.logsumexp(similarity / tau, dim=1) - count.log())
+        for tau in {s.temperature for s in every if s.method != "csls"}
+    }
+    return [nearest[:, : s.neighbours].mean(dim=1) if s.method == "csls" else softened[s.temperature] for s in every]
 
 
 @attrs.frozen(eq=False)
@@ -179,13 +189,13 @@ class ChosenHubness:
     Attributes:
         corrected: the scorer.
         bank: the name of its bank.
-        metrics: retrieval on validation with it.
+        ranks: of the validation items with it, by direction.
         tried: every setting and its validation mean recall.
     """
 
     corrected: Corrected
     bank: str
-    metrics: dict[str, float]
+    ranks: dict[str, Ranks]
     tried: list[dict[str, Any]]
 
     @property
@@ -220,17 +230,37 @@ def choose_hubness(
     Raises:
         DataError: no pair among the validation items.
     """
+    u, v = as_tensor(u_val).double(), as_tensor(v_val).double()
+    mates = Mates.of(samples_u, samples_v)
+    if not len(mates.rows_u):
+        raise DataError("no pair among the validation items: a hubness correction cannot be chosen")
+    every = {name: tuple(as_tensor(rows).double() for rows in bank) for name, bank in banks.items()}
+    biases = {
+        name: list(zip(_biases(u, bank_v, grid), _biases(v, bank_u, grid), strict=True))
+        for name, (bank_u, bank_v) in every.items()
+    }
+    held: dict[int, Tensor] = {}
+
+    def scores(part: slice) -> Tensor:
+        """One block is kept for all settings, where it is the only one."""
+        if part.start not in held:
+            held.clear()
+            held[part.start] = u[part] @ v.T
+        return held[part.start]
+
     best, chosen, tried = -1.0, None, []
     for number, settings in enumerate(grid):
-        for bank, (bank_u, bank_v) in banks.items() if settings.method != "none" else [("", (u_val[:0], v_val[:0]))]:
-            corrected = Corrected.of(settings, bank_u, bank_v)
-            metrics = describe_all(corrected.ranks_both(u_val, v_val, samples_u, samples_v, names), ks)
-            recall = metrics.get("retrieval/mean/recall")
-            if recall is None:
-                raise DataError("no pair among the validation items: a hubness correction cannot be chosen")
-            tried.append({"hubness": settings.label, "bank": bank, "number": number, "recall": recall})
+        for name, bank in every.items() if settings.method != "none" else [("", (u[:0], v[:0]))]:
+            corrected = Corrected.of(settings, *bank)
+            if settings.method == "qb-norm":
+                ranks = corrected.ranks_both(u, v, samples_u, samples_v, names)
+            else:
+                bias = biases[name][number] if name else None
+                ranks = mates.ranks_of_scores(scores, names, TOLERANCE, bias)
+            recall = mean_recall(ranks, ks)
+            tried.append({"hubness": settings.label, "bank": name, "number": number, "recall": recall})
             if recall > best:
-                best, chosen = recall, ChosenHubness(corrected, bank, metrics, tried)
+                best, chosen = recall, (corrected, name, ranks)
     if chosen is None:
         raise ValueError("nothing to choose from: give at least one correction and one bank")
-    return chosen
+    return ChosenHubness(*chosen, tried)

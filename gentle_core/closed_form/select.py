@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 
 from gentle_core.closed_form.linear import Alignment, Method, Spectrum, cca, procrustes, ridge_regression
 from gentle_core.closed_form.moments import Moments
 from gentle_core.errors import DataError
 from gentle_core.evaluate.arrays import Ids
-from gentle_core.evaluate.retrieval import KS, describe_all, ranks_both
+from gentle_core.evaluate.retrieval import KS, Mates, Ranks, describe_all, mean_recall
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 POWERS = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -27,12 +28,14 @@ class Selected:
     Attributes:
         alignment: the maps, with weights and dimension applied.
         settings: what was chosen: "ridge" (c), "power" (p), "dimension".
+        ranks: of the validation rows, by direction "x->y" and "y->x".
         metrics: retrieval on the validation data, as `retrieval_both` names it, x being "x" and y "y".
         tried: every setting and its validation mean recall (percent), in the order of the search.
     """
 
     alignment: Alignment
     settings: dict[str, float]
+    ranks: dict[str, Ranks]
     metrics: dict[str, float]
     tried: list[dict[str, float]]
 
@@ -67,13 +70,15 @@ def fit_select(
     Raises:
         DataError: fewer than two pairs, or no validation pair.
     """
-    samples = (
+    mates = Mates.of(
         range(len(x_val)) if samples_x_val is None else samples_x_val,
         range(len(y_val)) if samples_y_val is None else samples_y_val,
     )
+    if not len(mates.rows_u):
+        raise DataError("no pair among the validation items: the settings of a closed form cannot be chosen")
     spectrum = Spectrum.of(Moments.of(x_train, y_train), standardize)
     best = (-1.0, -1.0)
-    chosen: Selected | None = None
+    chosen: tuple[Alignment, dict[str, float], dict[str, Ranks]] | None = None
     tried: list[dict[str, float]] = []
     fits = []
     for full, found_by in _fits(spectrum, method, ridges):
@@ -88,22 +93,20 @@ def fit_select(
         for setting in _weightings(full, among, dimensions):
             weighted = full.weighted(**setting) if setting else full
             z_x, z_y = (weighted.unit(full.weigh(z, **setting) if setting else z) for z in (x, y))
-            metrics = describe_all(ranks_both(z_x, z_y, *samples, names=("x", "y")), ks)
-            if "retrieval/mean/recall" not in metrics:
-                raise DataError("no pair among the validation items: the settings of a closed form cannot be chosen")
-            settings = found_by | setting
-            recall = metrics["retrieval/mean/recall"]
-            score = (recall, metrics["retrieval/x->y/MRR"] + metrics["retrieval/y->x/MRR"])
+            ranks = mates.ranks_of_rows(z_x, z_y, ("x", "y"))
+            settings, recall = found_by | setting, mean_recall(ranks, ks)
+            score = (recall, sum(float(np.mean(1.0 / direction.rank)) for direction in ranks.values()))
             tried.append(settings | {"recall": recall})
             reached[number] = max(reached[number], recall)
             if score > best:
-                best, chosen = score, Selected(weighted, settings, metrics, tried)
+                best, chosen = score, (weighted, settings, ranks)
         if not rounds and among == (first,) and len(powers) > 1 and len(full.strength):
             order = sorted(range(len(fits)), key=lambda n: -reached[n])
             rounds = [(n, tuple(power for power in powers if power != first)) for n in order[:FINALISTS]]
     if chosen is None:
         raise ValueError("nothing to choose from: give at least one ridge and one power")
-    return chosen
+    alignment, settings, ranks = chosen
+    return Selected(alignment, settings, ranks, describe_all(ranks, ks), tried)
 
 
 def _fits(spectrum: Spectrum, method: Method, ridges: Sequence[float]) -> Iterator[tuple[Alignment, dict[str, float]]]:

@@ -135,11 +135,12 @@ def ot_em_rounds(data: OtEmData, settings: OtEm) -> Iterator[Alignment]:
     yield fitted
     if not settings.share or not len(data.pool_x) or not len(data.pool_y):
         return
-    x, y = data.pool_x - data.pool_x.mean(axis=0), data.pool_y - data.pool_y.mean(axis=0)
+    x = data.pool_x - data.pool_x.mean(axis=0)
+    y = torch.from_numpy(data.pool_y - data.pool_y.mean(axis=0)).float()
     for _ in range(settings.rounds):
         z_x, z_y = (torch.from_numpy(z).float() for z in (fitted.embed_x(data.pool_x), fitted.embed_y(data.pool_y)))
-        plan = sinkhorn_plan(z_x @ z_y.T, settings.epsilon).double().numpy()
-        xy = (1 - settings.share) * pairs_xy + settings.share * (x.T @ (plan @ y))
+        moved = (sinkhorn_plan(z_x @ z_y.T, settings.epsilon) @ y).double().numpy()
+        xy = (1 - settings.share) * pairs_xy + settings.share * (x.T @ moved)
         fitted = settings.weigh(cca(spectrum.with_cross(xy), settings.ridge, settings.dimension))
         yield fitted
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentle_core.evaluate.arrays import Ids, as_tensor, blocks, match_codes, plain
+from gentle_core.evaluate.arrays import Ids, as_tensor, blocks, match_codes, matched_rows, plain
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """(b, d), (n, d) -> scores (b, n), higher is better. Rows are streamed, so one's scores must not depend on others."""
@@ -153,6 +153,96 @@ def ranks(
     )
 
 
+@attrs.frozen(eq=False)
+class Mates:
+    """Which rows of two modalities belong together: found once, for many rankings of the same items in both directions.
+
+    Attributes:
+        samples_u, samples_v: sample ids of the m rows of u and of the n rows of v.
+        rows_u, rows_v: (P,) both rows of each pair of mates, ordered by the row in u.
+    """
+
+    samples_u: list[Any]
+    samples_v: list[Any]
+    rows_u: np.ndarray
+    rows_v: np.ndarray
+
+    @classmethod
+    def of(cls, samples_u: Ids, samples_v: Ids) -> Mates:
+        return cls(plain(samples_u), plain(samples_v), *matched_rows(samples_u, samples_v))
+
+    def ranks_of_rows(
+        self, u: Any, v: Any, names: tuple[str, str] = ("a", "b"), block: int | None = None
+    ) -> dict[str, Ranks]:
+        """Ranks of both directions by the inner product in float64 of u (m, d) and v (n, d)."""
+        u, v = as_tensor(u).double(), as_tensor(v).double()
+        if (len(u), len(v)) != (len(self.samples_u), len(self.samples_v)):
+            raise ValueError(
+                f"{len(u)} and {len(v)} rows, but {len(self.samples_u)} and {len(self.samples_v)} sample ids"
+            )
+        tolerance = TIE * float(largest_norm(u) * largest_norm(v)) if len(u) and len(v) else 0.0
+        return self.ranks_of_scores(lambda part: u[part] @ v.T, names, tolerance, block=block)
+
+    def ranks_of_scores(
+        self,
+        scores: Callable[[slice], Tensor],
+        names: tuple[str, str] = ("a", "b"),
+        tolerance: float = 0.0,
+        bias: tuple[Tensor, Tensor] | None = None,
+        block: int | None = None,
+    ) -> dict[str, Ranks]:
+        """Ranks of both directions, as `ranks` defines them, from the same scores.
+
+        Args:
+            scores: a slice of the rows of u to their scores (b, n) with all rows of v. Called once where all scores fit
+                in a block, twice otherwise.
+            tolerance: the largest difference of scores that is a tie.
+            bias: (m,), (n,) what is taken off a row's scores where it is a candidate.
+        """
+        m, n = len(self.samples_u), len(self.samples_v)
+        forwards, backwards = f"{names[0]}->{names[1]}", f"{names[1]}->{names[0]}"
+        if not len(self.rows_u):
+            nothing = np.empty(0, dtype=np.int64)
+            return {forwards: self._ranks(nothing, 0), backwards: self._ranks(nothing, 1)}
+        parts = list(blocks(m, n, block))
+        held = scores(parts[0]) if len(parts) == 1 else None
+
+        def both(part: slice) -> tuple[Tensor, Tensor]:
+            """Scores (b, n) in which the rows of v are candidates, and those in which the rows of u are."""
+            found = scores(part) if held is None else held
+            return (found, found) if bias is None else (found - bias[1], found - bias[0][part, None])
+
+        own: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for part in parts:
+            first, last = np.searchsorted(self.rows_u, (part.start, part.stop))
+            for side, found in zip(own, both(part), strict=True):
+                side.append(found[self.rows_u[first:last] - part.start, self.rows_v[first:last]])
+        at_mates = [torch.cat(side) for side in own]
+        rows = [torch.as_tensor(side, device=at_mates[0].device) for side in (self.rows_u, self.rows_v)]
+        # What has at least this score stands with the best mate or above it; so does what is not a number.
+        least = [
+            found.new_full((size,), -torch.inf).scatter_reduce(0, row, found, "amax") - tolerance
+            for found, row, size in zip(at_mates, rows, (m, n), strict=True)
+        ]
+        below = [torch.zeros_like(found, dtype=torch.int32) for found in least]  # int64 sums take twice the time
+        for part in parts:
+            forward, backward = both(part)
+            below[0][part] = (forward < least[0][part, None]).sum(dim=1, dtype=torch.int32)
+            below[1] += (backward < least[1]).sum(dim=0, dtype=torch.int32)
+        ranks = []
+        for found, row, enough, lower, candidates in zip(at_mates, rows, least, below, (n, m), strict=True):
+            mates = torch.zeros_like(lower).index_add_(0, row, (~(found < enough[row])).to(torch.int32))
+            ranks.append((1 + candidates - lower - mates).to(torch.int64).cpu().numpy())
+        return {forwards: self._ranks(ranks[0], 0), backwards: self._ranks(ranks[1], 1)}
+
+    def _ranks(self, rank: np.ndarray, side: int) -> Ranks:
+        """From the rank of each row of a side; those without a mate are left out."""
+        ids, other = (self.samples_u, self.samples_v) if side == 0 else (self.samples_v, self.samples_u)
+        queries, mates = np.unique((self.rows_u, self.rows_v)[side], return_counts=True)
+        samples = [ids[row] for row in queries]
+        return Ranks(rank[queries], queries, samples, mates, len(other), len(ids) - len(queries))
+
+
 def hit_probability(candidates: Any, mates: Any, k: Any) -> np.ndarray:
     """Probability that a random order of `candidates` has one of `mates` among its first `k` (broadcast together).
 
@@ -246,6 +336,8 @@ def ranks_both(
     block: int | None = None,
 ) -> dict[str, Ranks]:
     """Ranks of both directions by their name, "a->b" and "b->a". `scorer` takes rows of `u` first, always."""
+    if scorer is None:
+        return Mates.of(samples_u, samples_v).ranks_of_rows(u, v, names, block)
     a, b = names
     return {
         f"{a}->{b}": ranks(u, v, samples_u, samples_v, scorer, block=block),
@@ -269,6 +361,12 @@ def describe_all(found: Mapping[str, Ranks], ks: Sequence[int] = KS, family: str
             metrics |= {f"{family}/mean/R@{k}{suffix}": value for k, value in means.items()}
             metrics[f"{family}/mean/recall{suffix}"] = float(np.mean(list(means.values())))
     return metrics
+
+
+def mean_recall(found: Mapping[str, Ranks], ks: Sequence[int] = KS) -> float:
+    """`retrieval/mean/recall` of `describe_all` and nothing else; 0 without any query."""
+    counted = [direction for direction in found.values() if len(direction.rank)]
+    return float(np.mean([np.mean([direction.recall(k) for direction in counted]) for k in ks])) if counted else 0.0
 
 
 def retrieval_both(

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/few_pairs_pools.py RECIPE --foreign OTHER_RECIPE --pairs 0.01 --seeds 5
 
-The foreign pools are training items of another recipe with the same encoders. Figures are mean recalls (R@1, 5, 10,
-both ways) in percent on the test split: of what `gentle baseline` would take, and of the best form with pools, were it
-taken whatever validation says. Differences to no pools are paired by seed, with 95 % intervals of Student's t. AUC is
-that of `gentle check-pools` for each tower. docs/explanation/few-pairs.md says what came out.
+The foreign pools are training items of another recipe with the same encoders, where one is named. Figures are mean
+recalls (R@1, 5, 10, both ways) in percent on the test split: of what `gentle baseline` would take, and of the best form
+with pools, were it taken whatever validation says. Differences to no pools are paired by seed, with 95 % intervals of
+Student's t. AUC is that of `gentle check-pools` for each tower. docs/explanation/few-pairs.md says what came out.
 """
 
 from __future__ import annotations
@@ -81,24 +81,26 @@ class Opened:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
-    parser.add_argument("--foreign", required=True, help="a recipe with the same encoders on other data")
+    parser.add_argument("--foreign", help="a recipe with the same encoders on other data")
     parser.add_argument("--pairs", default="0.01", help="a count, or a share (with a dot)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
-    foreign = Opened.of(arguments.foreign, []).items()
+    foreign = Opened.of(arguments.foreign, []).items() if arguments.foreign else None
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(arguments.seeds):
         sets = [*arguments.sets, f"dataset.paired={arguments.pairs}", f"train.seed={seed}"]
         opened = Opened.of(arguments.recipe, sets)
         data = opened.features()
         disjoint = Opened.of(arguments.recipe, [*sets, "dataset.pool=disjoint"]).features()
-        for kind, given in {
+        kinds = {
             "none": attrs.evolve(data, pool_x=data.pool_x[:0], pool_y=data.pool_y[:0]),
             "shuffled": data,
             "disjoint": attrs.evolve(data, pool_x=disjoint.pool_x, pool_y=disjoint.pool_y),
-            "foreign": attrs.evolve(data, pool_x=foreign[0], pool_y=foreign[1]),
-        }.items():
+        }
+        if foreign is not None:
+            kinds["foreign"] = attrs.evolve(data, pool_x=foreign[0], pool_y=foreign[1])
+        for kind, given in kinds.items():
             choice = choose(fit_forms(given, seed=seed), seed)
             of = found[kind]
             of["chosen"].append(opened.tested(choice.form))
@@ -107,6 +109,7 @@ def main() -> None:
                 of["with pools"].append(opened.tested(choice.with_pools))
                 for side, pairs, pool in (("x", given.items_x, given.pool_x), ("y", given.items_y, given.pool_y)):
                     of[f"AUC {side}"].append(separation(pairs[:1000], pool[:1000], seed=seed).auc)
+            print(f"  seed {seed}, {kind} pools: {choice.form.label}: {of['chosen'][-1]:.2f}", flush=True)
     print(f"{arguments.pairs} pairs, {arguments.seeds} seeds")
     alone = found["none"]["chosen"]
     for kind, of in found.items():

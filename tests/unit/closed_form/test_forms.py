@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 import numpy as np
 import pytest
@@ -12,13 +14,17 @@ from gentle_core.closed_form.forms import (
     LABELS,
     Ensemble,
     Features,
+    Fitted,
     choose,
     corrected,
     fit_forms,
     from_arrays,
     to_arrays,
 )
+from gentle_core.closed_form.graph import propagate_both
+from gentle_core.closed_form.transport import OtEm, OtEmData, ot_em, ot_em_rounds
 from gentle_core.errors import DataError
+from gentle_core.evaluate.retrieval import describe_all, ranks_both
 
 
 def features(pairs: int = 20, pool: int = 80, val: int = 40, seed: int = 0, noise: float = 0.3) -> Features:
@@ -54,6 +60,45 @@ def test_embeddings_are_unit_and_give_the_recorded_ranks(fitted):
         torch.testing.assert_close(u.norm(dim=1), torch.ones(len(u), dtype=torch.float64), rtol=0, atol=1e-9)
         rank = (u @ v.T >= (u * v).sum(1, keepdim=True) - 1e-12).sum(1)
         assert rank.tolist() == form.ranks["x->y"].rank.tolist(), form.label
+
+
+@pytest.mark.parametrize("entries", [1 << 22, 300])
+def test_a_propagation_is_the_best_of_all_its_settings(entries, monkeypatch):
+    """Each setting by its own, from the rows that the graph gives: what the search shares changes nothing."""
+    monkeypatch.setattr("gentle_core.evaluate.arrays.BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("gentle_core.closed_form.graph.WIDEST", 15)
+    data = features(noise=1.0)
+    cca, found, pooled = fit_forms(data, ("cca", "propagation"), hubness=False)
+    for form, n in ((found, 0), (pooled, 80)):
+        pairs, pools = ((cca.plain(a, "x"), cca.plain(b, "y"))
+                        for a, b in ((data.x, data.y), (data.pool_x[:n], data.pool_y[:n])))  # fmt: skip
+        tried = []
+        for start, root, share in itertools.product(module.GRAPHS, (False, True), module.PROFILE_SHARES):
+            settings = attrs.evolve(start, root=root, share=share)
+            a, b = propagate_both(settings, pairs, (np.arange(20), np.arange(20)), pools)
+            rows = a.embed(cca.plain(data.x_val, "x")), b.embed(cca.plain(data.y_val, "y"))
+            tried.append(describe_all(ranks_both(*rows, range(40), range(40)))["retrieval/mean/recall"])
+        assert form.recall == pytest.approx(max(tried)) and min(tried) < max(tried)
+
+
+def test_more_turns_go_on_from_fewer(monkeypatch):
+    """No turn of OT-EM with the same settings is computed twice, and all are those of an alternation of its own."""
+    asked = []
+
+    def counted(prepared, settings):
+        asked.append(settings)
+        return ot_em_rounds(prepared, settings)
+
+    monkeypatch.setattr(module, "ot_em_rounds", counted)
+    data = features()
+    form = next(form for form in fit_forms(data, ("ot-em",), hubness=False) if form.name == "ot-em")
+    assert len(asked) == len(set(asked)) and isinstance(form, Fitted)
+    said = form.settings
+    settings = OtEm(
+        said["l"], said["epsilon"], said["rounds"], said["a"], said["ridge"], said["power"], said["dimension"]
+    )
+    prepared = OtEmData.of(data.x, data.y, data.pool_x, data.pool_y)
+    np.testing.assert_allclose(ot_em(prepared, settings).embed_x(data.x_val), form.map.embed_x(data.x_val), atol=1e-12)
 
 
 def test_forms_survive_being_written_down(fitted):

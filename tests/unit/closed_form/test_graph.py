@@ -94,6 +94,41 @@ def test_the_largest_entries_of_each_row_are_kept():
         assert sorted(found[found > 0]) == pytest.approx(sorted(row)[-3:][-np.count_nonzero(row) :])
 
 
+@pytest.mark.parametrize("entries", [1 << 22, 20])
+def test_of_equal_entries_those_in_the_first_columns_are_kept(entries, monkeypatch):
+    monkeypatch.setattr("gentle_core.evaluate.arrays.BLOCK_ENTRIES", entries)
+    rng = np.random.default_rng(0)
+    dense = rng.integers(0, 4, size=(40, 12)).astype(float)
+    expected = np.zeros_like(dense)
+    for i, row in enumerate(dense):
+        for j in sorted(np.flatnonzero(row), key=lambda j: (-row[j], j))[:5]:
+            expected[i, j] = row[j]
+    order = rng.permutation(12)
+    unsorted = module.sp.csr_array(dense[:, order])
+    unsorted.indices = order[unsorted.indices].astype(unsorted.indices.dtype)  # columns in no order
+    np.testing.assert_array_equal(largest(unsorted, 5).toarray(), expected)
+    assert largest(module.sp.csr_array((3, 4)), 2).nnz == 0
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_profiles_are_projected_to_their_leading_directions(root, monkeypatch):
+    """Against the singular vectors of the dense profiles; the approximation for many labels is close to them."""
+    monkeypatch.setattr(module, "WIDEST", 15)
+    profiles = [largest(module.sp.csr_array(np.random.default_rng(i).random((70, 40)) ** 8), 12) for i in range(2)]
+    dense = np.concatenate([(p.sqrt() if root else p).toarray() for p in profiles])
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    _, strength, right = np.linalg.svd(dense, full_matrices=False)
+    exact = module.basis_of(profiles, root)
+    assert exact is not None
+    np.testing.assert_allclose(exact.T @ exact, np.eye(15), atol=1e-12)
+    np.testing.assert_allclose(exact @ exact.T, right[:15].T @ right[:15], atol=1e-9)
+    monkeypatch.setattr(module, "GRAM_LABELS", 39)
+    close = module.basis_of(profiles, root)
+    assert close is not None and np.square(dense @ close).sum() > 0.98 * np.square(strength[:15]).sum()
+    monkeypatch.setattr(module, "WIDEST", 40)
+    assert module.basis_of(profiles, root) is None
+
+
 def test_projected_profiles_keep_their_cosines(monkeypatch):
     x, y = unit(40, 6), unit(40, 6, seed=1)
     whole = propagate_both(Propagation(5), (x, y), (np.arange(40), np.arange(40)), (x[:0], y[:0]))

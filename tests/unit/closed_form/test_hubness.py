@@ -10,7 +10,7 @@ import torch
 
 from gentle_core.closed_form.hubness import GRID, Corrected, Hubness, choose_hubness
 from gentle_core.errors import DataError
-from gentle_core.evaluate.retrieval import ranks_both
+from gentle_core.evaluate.retrieval import describe_all, ranks_both
 
 
 def unit(n: int, d: int = 6, seed: int = 0, lean: float = 0.0) -> np.ndarray:
@@ -98,6 +98,24 @@ def test_hubs_are_found_on_validation_and_the_correction_helps_elsewhere():
     u, v = hubs(300, 2)
     plain = ranks_both(u, v, range(300), range(300))["a->b"].recall(1)
     assert chosen.corrected.ranks_both(u, v, range(300), range(300))["a->b"].recall(1) > plain + 3
+
+
+def test_what_settings_share_is_found_once_and_changes_nothing(monkeypatch):
+    """Every setting's figure is that of its own correction, in one block or several."""
+    u, v = (z[:60] for z in hubs(300, 0))
+    bank, ids = tuple(hubs(300, 1)), (range(60), range(60))
+    for entries in (1 << 22, 700):
+        monkeypatch.setattr("gentle_core.evaluate.arrays.BLOCK_ENTRIES", entries)
+        chosen = choose_hubness({"pairs": bank, "one side": (bank[0], bank[1][:0])}, u, v, *ids)
+        assert len(chosen.tried) == 1 + 2 * (len(GRID) - 1)
+        for tried in chosen.tried:
+            sides = bank if tried["bank"] != "one side" else (bank[0], bank[1][:0])
+            alone = Corrected.of(GRID[tried["number"]], *sides).ranks_both(u, v, *ids)
+            assert describe_all(alone)["retrieval/mean/recall"] == tried["recall"], tried
+        again = chosen.corrected.ranks_both(u, v, *ids, ("x", "y"))
+        assert {name: r.rank.tolist() for name, r in again.items()} == {
+            name: r.rank.tolist() for name, r in chosen.ranks.items()
+        }
 
 
 def test_without_hubs_none_stays_among_the_choices():

@@ -9,8 +9,11 @@ import torch
 
 from gentle_core.evaluate.arrays import matched_rows
 from gentle_core.evaluate.retrieval import (
+    Mates,
     chance,
+    describe_all,
     hit_probability,
+    mean_recall,
     ranks,
     ranks_both,
     retrieval,
@@ -112,6 +115,37 @@ def test_a_scorer_is_streamed_and_keeps_its_orientation():
     assert (found["x->y"].rank == ranks(u @ warp, v, range(20), range(15)).rank).all()
     assert (found["y->x"].rank == ranks(v, u @ warp, range(15), range(20)).rank).all()
     assert not (found["y->x"].rank == ranks(v, u, range(15), range(20)).rank).all()
+
+
+def test_both_directions_from_the_same_scores_are_those_of_each_alone():
+    """Captions, distractors, queries without mates, ties and scores that are not numbers, in any blocks."""
+    rng = np.random.default_rng(5)
+    samples_u = [f"s{i}" for i in range(12)]
+    samples_v = ["lonely"] * 3 + [f"s{i}" for i in rng.integers(0, 10, size=40)]
+    u, v = unit(rng, 12, 4), unit(rng, 43, 4)
+    v[7:12] = v[20:25]
+    u[5], v[9] = u[2], np.nan
+    expected = [ranks(u, v, samples_u, samples_v), ranks(v, u, samples_v, samples_u)]
+    for block in (None, 1, 5, 100):
+        found = ranks_both(u, v, samples_u, samples_v, block=block)
+        for one, other in zip(found.values(), expected, strict=True):
+            assert one.rank.tolist() == other.rank.tolist() and one.rows.tolist() == other.rows.tolist()
+            assert one.mates.tolist() == other.mates.tolist() and one.samples == other.samples
+            assert (one.candidates, one.without_mate) == (other.candidates, other.without_mate)
+    with pytest.raises(ValueError, match="12 and 43 rows, but 12 and 42 sample ids"):
+        ranks_both(u, v, samples_u, samples_v[1:])
+
+
+@pytest.mark.parametrize("block", [None, 4])
+def test_what_is_taken_off_a_candidate_counts_in_its_own_direction(block):
+    rng = np.random.default_rng(6)
+    u, v = torch.from_numpy(unit(rng, 9, 3)).double(), torch.from_numpy(unit(rng, 11, 3)).double()
+    of_u, of_v = torch.from_numpy(rng.normal(size=9)), torch.from_numpy(rng.normal(size=11))
+    mates = Mates.of(range(9), range(11))
+    found = mates.ranks_of_scores(lambda part: u[part] @ v.T, bias=(of_u, of_v), block=block)
+    assert found["a->b"].rank.tolist() == ranks(u, v, range(9), range(11), lambda q, c: q @ c.T - of_v).rank.tolist()
+    assert found["b->a"].rank.tolist() == ranks(v, u, range(11), range(9), lambda q, c: q @ c.T - of_u).rank.tolist()
+    assert mean_recall(found) == describe_all(found)["retrieval/mean/recall"]
 
 
 def test_means_over_both_directions():
