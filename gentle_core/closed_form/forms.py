@@ -298,8 +298,8 @@ class _Plain:
 
     def embed(self, form: Form, name: str) -> tuple[Tensor, Tensor]:
         if isinstance(form, Ensemble):
-            x, y = zip(*(self.embed(member, name) for member in form.members), strict=True)
-            return form.joined(x), form.joined(y)
+            parts = [self.embed(member, name) for member in form.members]
+            return form.joined([x for x, _ in parts]), form.joined([y for _, y in parts])
         if (kept := self._kept.get((form, name))) is not None:
             return kept
         x, y = self.rows[name]
