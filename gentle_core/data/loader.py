@@ -92,6 +92,8 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
 
     Each group of rows is cut into `chunks` chunks, or the next multiple of the number of ranks; each rank takes as
     many in a row. Where the number of chunks is the same, so is what each of them holds, on any number of ranks.
+    The cut is by a fixed random order of the items, so that an item mostly comes to the same rank, which has read it
+    before, and what that rank keeps of it is of use.
     """
 
     def __init__(
@@ -100,26 +102,32 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
     ):  # fmt: skip
         self.sources, self.sampler, self.seed, self.views = sources, sampler, seed, views
         self.rank, self.ranks, self.each = rank, ranks, -(-chunks // ranks)
+        self._order = {
+            tower: stream(0, "chunk of an item", tower).permutation(len(source.index.items))
+            for tower, source in sources.items()
+        }
 
     def __getitem__(self, step: int) -> dict[str, TowerInputs]:
         plans = self.sampler.batch(step)
         return {tower: self._tower(tower, source, plans[tower], step) for tower, source in self.sources.items()}
 
-    def _pieces(self, start: int, stop: int) -> list[list[tuple[int, range]]]:
+    def _pieces(self, places: np.ndarray, start: int, stop: int) -> list[list[tuple[int, list[int]]]]:
         """For each rank, the chunks of the rows start … stop − 1 as (number, rows): as many on each rank, some of no
-        rows where there are fewer rows than chunks."""
+        rows where there are fewer rows than chunks. `places` (B,) of all rows in the order that is cut."""
         total, rows = self.each * self.ranks, stop - start
-        cuts = [start - -i * rows // total for i in range(total + 1)]
-        every = [(i, range(cuts[i], cuts[i + 1])) for i in range(total)]
+        order = start + np.argsort(places[start:stop], kind="stable")
+        cuts = [-(-i * rows // total) for i in range(total + 1)]
+        every = [(i, sorted(order[cuts[i] : cuts[i + 1]].tolist())) for i in range(total)]
         shares = [every[r * self.each : (r + 1) * self.each] for r in range(self.ranks)]
         most = max(sum(len(part) > 0 for _, part in share) for share in shares)
         kept = [sorted(sorted(share, key=lambda piece: not piece[1])[:most]) for share in shares]
         return kept
 
     def _tower(self, tower: str, source: TowerSource, plan: TowerPlan, step: int) -> TowerInputs:
-        groups = {"matched": self._pieces(0, plan.matched)}
-        groups["unmatched"] = self._pieces(plan.matched, len(plan.positions) - plan.pseudo)
-        groups["pseudo"] = self._pieces(len(plan.positions) - plan.pseudo, len(plan.positions))
+        places, pseudo = self._order[tower][plan.positions], len(plan.positions) - plan.pseudo
+        bounds = {"matched": (0, plan.matched), "unmatched": (plan.matched, pseudo)}
+        bounds["pseudo"] = pseudo, len(plan.positions)
+        groups = {name: self._pieces(places, start, stop) for name, (start, stop) in bounds.items()}
         parts = [
             torch.tensor([row for shares in groups.values() for _, rows in shares[r] for row in rows], dtype=torch.long)
             for r in range(self.ranks)
@@ -127,8 +135,7 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
         items = [source.index.items[p] for p in plan.positions]
         mine = [(name, number, rows) for name, shares in groups.items() for number, rows in shares[self.rank]]
         # A chunk of no rows is encoded with the first row of its group.
-        first = {"matched": 0, "unmatched": plan.matched, "pseudo": len(items) - plan.pseudo}
-        chosen = [(name, number, len(rows), list(rows) or [first[name]]) for name, number, rows in mine]
+        chosen = [(name, number, len(rows), rows or [bounds[name][0]]) for name, number, rows in mine]
         wanted = sorted({row for *_, rows in chosen for row in rows})
         drawn = self._views_drawn(tower, source, plan, step)
         raw: dict[int, Any] = {}
@@ -136,6 +143,9 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
             raw = dict(zip(wanted, source.load(source.modality, [items[r] for r in wanted]), strict=True))
         views = []
         for view in range(self.views):
+            if view and drawn is None and not (source.features is None and source.augment):
+                views.append(views[0])  # nothing draws before the tower does: the same tensors
+                continue
             chunks = []
             for name, number, count, rows in chosen:
                 if source.features is not None and drawn is not None:

@@ -55,7 +55,7 @@ def variants(config: CDConvConfig, chains: list[Structure]) -> tuple[torch.nn.Mo
         encoder.cache = cache
         return encoder.collate(chains)
 
-    for _ in range(2):  # a chain is kept from its second visit on
+    for _ in range(2):  # the first fills the cache
         inputs = collated(keep)
     return encoder, [
         ("scatter", lambda: scatter(batch), None),

@@ -26,7 +26,7 @@ def shift(item, rng):
     return item + rng.random()
 
 
-def dataset(views=1, chunks=1, unpaired_rows=None, augment=(("shift", shift),)):
+def dataset(views=1, chunks=1, unpaired_rows=None, augment=(("shift", shift),), rank=0, ranks=1):
     table = {name: ItemIndex([f"s{i}" for i in range(40)]) for name in "ab"}
     pools = make_pools(table, TOWERS, paired=16)
     rows = rows_per_batch(TrainTable(steps=9, batch_size=8, unpaired_rows=unpaired_rows), 16, pools.pool_sizes)
@@ -34,7 +34,9 @@ def dataset(views=1, chunks=1, unpaired_rows=None, augment=(("shift", shift),)):
         t: TowerSource(modality=m, index=table[m], load=load, collate=collate, augment=augment)
         for t, m in TOWERS.items()
     }
-    return StepDataset(sources, BatchSampler(pools, rows, 0), seed=0, views=views, chunks=chunks)
+    return StepDataset(
+        sources, BatchSampler(pools, rows, 0), seed=0, views=views, chunks=chunks, rank=rank, ranks=ranks
+    )
 
 
 def values(inputs, view=0):
@@ -70,7 +72,34 @@ def test_views_differ_and_both_sides_of_a_pair_draw_alike():
 def test_chunks_cut_the_rows_and_change_no_value():
     whole, cut = dataset()[2]["left"], dataset(chunks=3)[2]["left"]
     assert [c.rows for c in cut.views[0]] == [3, 3, 2, 3, 3, 2]
-    assert torch.equal(values(whole), values(cut))
+    assert torch.equal(values(whole)[cut.parts[0]], values(cut))
+    assert sorted(cut.parts[0].tolist()) == whole.parts[0].tolist() == list(range(16))
+
+
+def test_an_item_mostly_comes_to_the_same_rank():
+    shards = [dataset(rank=rank, ranks=2) for rank in range(2)]
+    came = {0: set(), 1: set()}
+    for step in range(60):
+        both = [shard[step]["left"] for shard in shards]
+        assert [p.tolist() for p in both[0].parts] == [p.tolist() for p in both[1].parts]
+        assert sorted(both[0].parts[0].tolist() + both[0].parts[1].tolist()) == list(range(len(both[0].items)))
+        for rank, inputs in enumerate(both):
+            assert torch.equal(values(inputs), values(dataset()[step]["left"])[inputs.parts[rank]])
+            came[rank] |= {inputs.items[row] for row in inputs.parts[rank].tolist()}
+    seen = [step for step in range(60) for _ in dataset()[step]["left"].items]
+    assert len(seen) > 20 * 40  # without an order, each of the 40 items would have come to both
+    assert len(came[0] & came[1]) < 30
+
+
+def test_views_of_items_that_nothing_changes_are_collated_once():
+    calls = []
+    data = dataset(views=2, augment=())
+    for source in data.sources.values():
+        source.collate = lambda items: calls.append(len(items)) or collate(items)
+    inputs = data[0]["left"]
+    assert calls == [8, 8] * 2  # matched and unmatched rows of two towers
+    assert len(inputs.views) == 2
+    assert torch.equal(values(inputs, 0), values(inputs, 1))
 
 
 def test_matched_rows_do_not_notice_the_unmatched():

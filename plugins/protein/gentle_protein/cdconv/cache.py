@@ -38,17 +38,26 @@ class ChainGeometry:
         return sum(t.nbytes for t in tensors)
 
 
-def key(chain_id: str, coordinates: np.ndarray, dtype: torch.dtype) -> bytes:
-    """What the geometry of a chain depends on, and its id."""
+@attrs.frozen
+class Key:
+    """A chain's id, and a hash of what its geometry depends on."""
+
+    chain: str
+    digest: bytes
+
+
+def key(chain_id: str, coordinates: np.ndarray, dtype: torch.dtype) -> Key:
+    """The key of a chain's geometry, as numbers of type `dtype`."""
     digest = hashlib.blake2b(coordinates.tobytes(), digest_size=16)
-    digest.update(f"{chain_id}|{dtype}".encode())
-    return digest.digest()
+    digest.update(str(dtype).encode())
+    return Key(chain_id, digest.digest())
 
 
 class GeometryCache:
-    """Least recently used first out. A chain is kept from its second visit on.
+    """Least recently used first out.
 
-    Coordinates that an augmentation has changed never come again; waiting for the second visit keeps them out.
+    Coordinates that an augmentation has changed never come again. So once a chain has come with other coordinates than
+    before, whatever is new is kept from its second visit on; until then, from its first.
     A copy of the cache, in another process for example, starts empty.
     """
 
@@ -57,8 +66,10 @@ class GeometryCache:
         self.nbytes = 0
         self.hits = 0
         self.misses = 0
-        self._kept: OrderedDict[bytes, ChainGeometry] = OrderedDict()
-        self._sighted: OrderedDict[bytes, None] = OrderedDict()
+        self._kept: OrderedDict[Key, ChainGeometry] = OrderedDict()
+        self._changing = False
+        self._seen: dict[str, bytes] = {}
+        self._sighted: OrderedDict[Key, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -66,7 +77,7 @@ class GeometryCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return GeometryCache, (self.limit_bytes,)
 
-    def get(self, name: bytes) -> ChainGeometry | None:
+    def get(self, name: Key) -> ChainGeometry | None:
         geometry = self._kept.get(name)
         if geometry is None:
             self.misses += 1
@@ -75,14 +86,9 @@ class GeometryCache:
         self._kept.move_to_end(name)
         return geometry
 
-    def offer(self, name: bytes, geometry: ChainGeometry) -> None:
-        """Keep a copy of `geometry` if this is not its first visit and it fits."""
-        if self.limit_bytes == 0 or name in self._kept:
-            return
-        if name not in self._sighted:
-            self._sighted[name] = None
-            if len(self._sighted) > _MAX_SIGHTED:
-                self._sighted.popitem(last=False)
+    def offer(self, name: Key, geometry: ChainGeometry) -> None:
+        """Keep a copy of `geometry` if it may come again and fits."""
+        if self.limit_bytes == 0 or name in self._kept or not self._may_return(name):
             return
         geometry = geometry.compact()
         if geometry.nbytes > self.limit_bytes:
@@ -92,3 +98,16 @@ class GeometryCache:
         while self.nbytes > self.limit_bytes:
             _, dropped = self._kept.popitem(last=False)
             self.nbytes -= dropped.nbytes
+
+    def _may_return(self, name: Key) -> bool:
+        if not self._changing:
+            self._changing = self._seen.setdefault(name.chain, name.digest) != name.digest
+            if not self._changing:
+                return True
+            self._seen.clear()
+        if name in self._sighted:
+            return True
+        self._sighted[name] = None
+        if len(self._sighted) > _MAX_SIGHTED:
+            self._sighted.popitem(last=False)
+        return False

@@ -126,6 +126,18 @@ def test_cache_knows_changed_coordinates_under_the_same_id():
     moved = [attrs.evolve(ITEMS[1], ca=ITEMS[1].ca * np.float32(0.98))]
     assert (embed(encoder, moved)[0] - before[1]).abs().max() > 1e-4
     assert len(encoder.cache) == len(ITEMS)  # seen once, not kept
+    assert torch.equal(embed(encoder, moved), embed(encoder, moved))
+    assert len(encoder.cache) == len(ITEMS) + 1
+
+
+def test_cache_keeps_chains_at_once_until_one_comes_back_changed():
+    encoder = make()
+    encoder.collate(ITEMS[:2])
+    assert len(encoder.cache) == 2
+    encoder.collate([attrs.evolve(ITEMS[0], ca=ITEMS[0].ca * np.float32(0.98)), *ITEMS[2:]])
+    assert len(encoder.cache) == 2
+    encoder.collate(ITEMS)
+    assert len(encoder.cache) == len(ITEMS)
 
 
 def test_cache_is_bounded_and_starts_empty_in_a_copy():
