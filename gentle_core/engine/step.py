@@ -104,10 +104,10 @@ def forward_backward(
     own = [p.grad for p in loss.parameters() if p.grad is not None]
     ranks.copy_from_main_(own)  # equal but for rounding on unlike machines; the parameters must not drift apart
     gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
-    if not all(bool(x.isfinite().all()) for x in (out.loss, *own, *gradients.values())):
+    finite = all(bool(x.isfinite().all()) for x in (out.loss, *own, *gradients.values()))
+    if ranks.largest(not finite)[0]:
         return StepOut(out, norms, finite=False)
-    if ranks.size > 1:
-        gradients = {key: g[inputs[key[0]].parts[ranks.rank]] for key, g in gradients.items()}
+    gradients = {key: g[inputs[key[0]].parts[ranks.rank]] for key, g in gradients.items()}
 
     if not recompute:
         used = [(torch.cat(graph[key]), gradient) for key, gradient in gradients.items()]
@@ -132,9 +132,9 @@ def forward_backward(
 
 
 def _leaves(own: Mapping[Key, Tensor], inputs: Mapping[str, TowerInputs], ranks: Ranks) -> dict[Key, Tensor]:
-    """The projections (B, D) of the global batch, in its order, as leaves of a graph; one collective for all."""
-    if ranks.size == 1:
-        return {key: rows.requires_grad_() for key, rows in own.items()}
+    """The projections (B, D) of the global batch, in its order, as leaves of a graph; one collective for all.
+
+    `own` are those of this rank, in the order of its chunks."""
     parts = {key: inputs[key[0]].parts for key in own}
     sizes = [sum(len(parts[key][r]) * rows.shape[1] for key, rows in own.items()) for r in range(ranks.size)]
     some = next(iter(own.values()))

@@ -24,6 +24,9 @@ DENSE_ROWS = 128
 """Up to so many rows `tile="auto"` keeps cells in memory (measured: docs/explanation/objective.md)."""
 TILE_ROWS = 512
 """The tile of `tile="auto"` beyond that."""
+ALONE_ROWS = 512
+"""Up to so many rows `tile="auto"` lets every rank compute the whole: to share costs more than it saves
+(`tests/benchmarks/objective.py ranks`)."""
 
 
 @attrs.define(eq=False)
@@ -129,8 +132,9 @@ class Cells:
 
     Args:
         tile: rows of a tile; 0 for dense; "auto" for dense up to `DENSE_ROWS` rows.
-        group: process group among which the tiles are shared out. Every rank must hold the same global rows and
-            make the same plan; every rank then has the same values, and the same whole gradient.
+        group: process group among which the tiles are shared out; with "auto" only above `ALONE_ROWS` rows. Every
+            rank must hold the same global rows and make the same plan; every rank then has the same values, and the
+            same whole gradient.
     """
 
     def __init__(self, tile: int | str = "auto", group: Any = None):
@@ -166,15 +170,16 @@ class Cells:
     def run(self) -> None:
         """Compute all that was asked for."""
         rows = max((len(z) for b in self.blocks.values() for z in (b.x, b.y) if z is not None), default=0)
-        tile = self.tile
+        tile, group = self.tile, self.group
         if tile == "auto":
-            tile = 0 if rows <= DENSE_ROWS and self.group is None else TILE_ROWS
+            group = None if rows <= ALONE_ROWS else group
+            tile = 0 if rows <= DENSE_ROWS else TILE_ROWS
         if not isinstance(tile, int) or tile < 0:
             raise ValueError(f"tile={tile!r}: give a number of rows, 0 for dense, or 'auto'")
-        if tile or self.group is not None:
+        if tile or group is not None:
             from gentle_core.losses.tiles import run_tiled
 
-            run_tiled(list(self.blocks.values()), list(self.moments.values()), tile or TILE_ROWS, self.group)
+            run_tiled(list(self.blocks.values()), list(self.moments.values()), tile or TILE_ROWS, group)
             return
         places: dict[int, Place] = {}
         for block in self.blocks.values():

@@ -6,6 +6,7 @@
     python tests/benchmarks/objective.py large       # B = 65,536, d = 256
     python tests/benchmarks/objective.py growth --plot growth.svg
     python tests/benchmarks/objective.py threshold   # dense or tiled, by size
+    python tests/benchmarks/objective.py ranks       # two processes: tiles shared out, or each alone, by size
 
 Alternatives take turns within each repeat, and a ratio is the median of the repeats' ratios: other work on the machine
 then hits both. With --threads 1 times are the processor's, not the clock's, which keeps waiting out.
@@ -24,12 +25,14 @@ import importlib.util
 import itertools
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -37,7 +40,7 @@ from torch.profiler import ProfilerActivity, profile
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
 from gentle_core.losses import clip_loss, mk_mmd, sdd, sinkhorn_divergence
-from gentle_core.losses.cells import TILE_ROWS
+from gentle_core.losses.cells import ALONE_ROWS, TILE_ROWS
 from gentle_core.losses.distances import median_bandwidth
 from gentle_core.losses.products import add_product, times_transposed
 
@@ -343,9 +346,37 @@ def threshold(repeats: int, d: int = 128) -> None:
         show(f"  B = {B}", *(f"{1000 * min(times[str(t)]):.0f}" for t in tiles))
 
 
+def ranks(repeats: int, d: int = 128) -> None:
+    """Two processes with the same rows: sharing the tiles out, against each computing them all."""
+    show(f"milliseconds, d = {d}", "shared", "each alone")
+    with tempfile.NamedTemporaryFile() as store:
+        torch.multiprocessing.spawn(one_rank, (store.name, repeats, d), nprocs=2)
+
+
+def one_rank(rank: int, store: str, repeats: int, d: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    model = build("core/gentle", {})
+    for B in (128, 256, 512, 768, 1024, 1536, 2048):
+        batch, times = make_batch(B, d), {}
+        for name, group in (("shared", dist.group.WORLD), ("each alone", None)):
+            context = LossContext(tile=TILE_ROWS if B <= ALONE_ROWS and group else "auto", group=group)
+            model(batch, context).loss.backward()
+            times[name] = []
+            for _ in range(max(repeats, 5)):
+                dist.barrier()
+                start = time.perf_counter()
+                model(batch, context).loss.backward()
+                dist.barrier()
+                times[name].append(time.perf_counter() - start)
+        if rank == 0:
+            show(f"  B = {B}", *(f"{1000 * min(took):.0f}" for took in times.values()))
+    dist.destroy_process_group()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {f.__name__: f for f in (compare, products, transport, large, growth, threshold)}
+    what = {f.__name__: f for f in (compare, products, transport, large, growth, threshold, ranks)}
     parser.add_argument("what", choices=what)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, help="B, in place of the default")
@@ -358,7 +389,7 @@ def main() -> None:
     given = {"B": options.rows, "d": options.dimension}
     if options.what == "growth":
         given = {"most": options.rows, "d": options.dimension, "plot": options.plot or None}
-    elif options.what == "threshold":
+    elif options.what in ("threshold", "ranks"):
         given.pop("B")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
     what[options.what](options.repeats, **{key: value for key, value in given.items() if value is not None})

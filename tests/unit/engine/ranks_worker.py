@@ -17,7 +17,7 @@ from gentle_core.recipe import load_recipe
 
 def main(folder: Path, toy: str) -> None:
     torch.set_num_threads(1)
-    cells.TILE_ROWS = 8  # several tiles even in a small batch
+    cells.TILE_ROWS, cells.ALONE_ROWS = 8, 0  # several tiles even in a small batch, shared out
     catalog = discover(files=[toy])
     for name, sets, resume in json.loads((folder / "runs.json").read_text()):
         resolved = load_recipe(folder / "toy.toml", sets, catalog)

@@ -129,23 +129,25 @@ def check_module(rank, world, group):
             return batch(self.model, part)
 
     single, reference = Both(Towers(copy.deepcopy(towers))), copy.deepcopy(loss)
+    given = [copy.deepcopy((towers, loss)) for _ in range(2)]
     expected = reference(single(lambda x, name, dim: x), LossContext(tile=0))
     expected.loss.backward()
-    spread = DistributedDataParallel(Both(Towers(towers)), process_group=group)
-    across = AcrossRanks(loss, group)
-    out = across(spread(lambda x, name, dim: share(x, name, rank, dim)), LossContext())
-    out.loss.backward()
-    close(out.loss, expected.loss, "loss")
-    for name, term in expected.terms.items():
-        close(out.terms[name], term, name)
-    assert out.counts == expected.counts
-    for name, value in expected.logs.items():
-        assert abs(out.logs[name] - value) < 1e-9 * max(1, abs(value)), name
-    for (name, mine), theirs in zip(spread.module.named_parameters(), single.parameters(), strict=True):
-        close(mine.grad, theirs.grad, name)
-    for (name, mine), theirs in zip(loss.named_parameters(), reference.parameters(), strict=True):
-        assert mine.grad.abs().max() > 0
-        close(mine.grad, theirs.grad, name)
+    for (towers, loss), tile in zip(given, (3, "auto"), strict=True):
+        spread = DistributedDataParallel(Both(Towers(towers)), process_group=group)
+        across = AcrossRanks(loss, group)
+        out = across(spread(lambda x, name, dim: share(x, name, rank, dim)), LossContext(tile=tile))
+        out.loss.backward()
+        close(out.loss, expected.loss, "loss")
+        for name, term in expected.terms.items():
+            close(out.terms[name], term, name)
+        assert out.counts == expected.counts
+        for name, value in expected.logs.items():
+            assert abs(out.logs[name] - value) < 1e-9 * max(1, abs(value)), name
+        for (name, mine), theirs in zip(spread.module.named_parameters(), single.parameters(), strict=True):
+            close(mine.grad, theirs.grad, name)
+        for (name, mine), theirs in zip(loss.named_parameters(), reference.parameters(), strict=True):
+            assert mine.grad.abs().max() > 0
+            close(mine.grad, theirs.grad, name)
 
 
 def check_work(rank, world, group):
@@ -188,6 +190,9 @@ def check_work(rank, world, group):
             across = rows * world // 16
             itself = across * (across + 1) // 2
             assert sum(shares) == 2 * (4 * itself + 3 * across**2) + 2 * itself + across**2, shares
+        few, sent[:] = unit(torch.randn(32, d, generator=generator)).requires_grad_(), []
+        (mk_mmd(few, few.roll(1, 1), group=group) + sdd(few, few.roll(1, 1), group=group)).backward()
+        assert not sent  # every rank by itself
     finally:
         Bases.of_tile = of_tile
         for name in names:
