@@ -141,7 +141,7 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
         raw: dict[int, Any] = {}
         if source.features is None:
             raw = dict(zip(wanted, source.load(source.modality, [items[r] for r in wanted]), strict=True))
-        views = []
+        views: list[list[Chunk]] = []
         for view in range(self.views):
             if view and drawn is None and not (source.features is None and source.augment):
                 views.append(views[0])  # nothing draws before the tower does: the same tensors
