@@ -12,7 +12,7 @@ import torch
 from gentle_core.data.streams import stream
 from gentle_core.engine.splits import Embedded
 from gentle_core.evaluate.bootstrap import paired_bootstrap
-from gentle_core.evaluate.summary import all_ranks, evaluate_embeddings
+from gentle_core.evaluate.summary import evaluate_embeddings
 from gentle_core.losses import mk_mmd, sdd
 
 
@@ -20,8 +20,11 @@ def measure(
     embedded: Embedded, pairs: Sequence[tuple[str, str]], shortcuts: Sequence[str], seed: int, scorer: Any = None
 ) -> dict[str, float]:
     """Flat metrics of a split: retrieval, geometry, shortcuts, and the distribution distances beside their floors."""
+    found = embedded.ranks(pairs) if scorer is None else None
     metrics = dict(
-        evaluate_embeddings(embedded.z, embedded.samples, embedded.attributes, pairs, shortcuts, scorer=scorer)
+        evaluate_embeddings(
+            embedded.z, embedded.samples, embedded.attributes, pairs, shortcuts, scorer=scorer, found=found
+        )
     )
     metrics |= distribution_distances(embedded, pairs, seed)
     return {name: float(value) for name, value in metrics.items()}
@@ -63,5 +66,5 @@ def compare(
     shared = [(a, b) for a, b in pairs if a in theirs.z and b in theirs.z]
     if not shared:
         return {}
-    ranks = [all_ranks(e.z, e.samples, shared) for e in (ours, theirs)]
-    return {name: attrs.asdict(found) for name, found in paired_bootstrap(ranks[0], ranks[1], seed=seed).items()}
+    differences = paired_bootstrap(ours.ranks(shared), theirs.ranks(shared), seed=seed)
+    return {name: attrs.asdict(found) for name, found in differences.items()}

@@ -18,6 +18,8 @@ from gentle_core.engine.progress import Display
 from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError
+from gentle_core.evaluate.retrieval import Ranks as Standing
+from gentle_core.evaluate.summary import all_ranks
 from gentle_core.factory import cache_folder
 
 
@@ -29,6 +31,14 @@ class Embedded:
     items: Mapping[str, tuple[str, ...]]
     samples: Mapping[str, tuple[str, ...]]
     attributes: Mapping[str, Mapping[str, np.ndarray]]
+    _ranks: dict[tuple[str, str], dict[str, Standing]] = attrs.field(init=False, factory=dict)
+
+    def ranks(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Standing]:
+        """Ranks by inner product of both directions of these tower pairs, by "a->b"; each pair's are found once."""
+        for pair in pairs:
+            if pair not in self._ranks:
+                self._ranks[pair] = all_ranks(self.z, self.samples, [pair])
+        return {name: found for pair in pairs for name, found in self._ranks[pair].items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Flat arrays for `embeddings/<split>.npz`."""

@@ -50,10 +50,14 @@ def uniformity(z: Any, t: float = 2.0, block: int | None = None) -> float:
     total = torch.tensor(-torch.inf, dtype=torch.float64, device=z.device)
     for part in blocks(n, n, block):
         rest = slice(part.start, n)  # the pairs below the diagonal were seen from the other side
-        distance = (squares[part, None] + squares[None, rest] - 2.0 * z[part] @ z[rest].T).clamp_min(0.0)
-        row, column = torch.arange(distance.shape[0], device=z.device), torch.arange(distance.shape[1], device=z.device)
-        energy = (-t * distance).masked_fill(column[None, :] <= row[:, None], -torch.inf)
-        total = torch.logaddexp(total, energy.flatten().logsumexp(dim=0))
+        energy = (z[part] @ z[rest].T).mul_(2.0).sub_(squares[part, None]).sub_(squares[None, rest])
+        energy.clamp_max_(0.0).mul_(t)
+        b = len(energy)
+        itself = torch.ones(b, b, dtype=torch.bool, device=z.device).tril_()  # and pairs that were seen already
+        energy[:, :b].masked_fill_(itself, -torch.inf)
+        top = energy.max()
+        if top.isfinite():
+            total = torch.logaddexp(total, energy.sub_(top).exp_().sum().log() + top)
     return float(total) - math.log(n * (n - 1) / 2)
 
 
