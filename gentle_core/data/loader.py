@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from gentle_core.batch import ItemIndex
 from gentle_core.data.sampler import BatchSampler, TowerPlan
+from gentle_core.data.shares import cut
 from gentle_core.data.streams import stream
 
 
@@ -93,7 +94,8 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
     Each group of rows is cut into `chunks` chunks, or the next multiple of the number of ranks; each rank takes as
     many in a row. Where the number of chunks is the same, so is what each of them holds, on any number of ranks.
     The cut is by a fixed random order of the items, so that an item mostly comes to the same rank, which has read it
-    before, and what that rank keeps of it is of use.
+    before, and what that rank keeps of it is of use; where the items have an attribute "length", with equal shares of
+    that.
     """
 
     def __init__(
@@ -106,28 +108,35 @@ class StepDataset(TorchDataset[dict[str, TowerInputs]]):
             tower: stream(0, "chunk of an item", tower).permutation(len(source.index.items))
             for tower, source in sources.items()
         }
+        self._lengths = {
+            tower: lengths.astype(np.float64)
+            for tower, source in sources.items()
+            if (lengths := source.index.attributes.get("length")) is not None
+        }
 
     def __getitem__(self, step: int) -> dict[str, TowerInputs]:
         plans = self.sampler.batch(step)
         return {tower: self._tower(tower, source, plans[tower], step) for tower, source in self.sources.items()}
 
-    def _pieces(self, places: np.ndarray, start: int, stop: int) -> list[list[tuple[int, list[int]]]]:
+    def _pieces(
+        self, places: np.ndarray, lengths: np.ndarray | None, start: int, stop: int
+    ) -> list[list[tuple[int, list[int]]]]:
         """For each rank, the chunks of the rows start … stop − 1 as (number, rows): as many on each rank, some of no
-        rows where there are fewer rows than chunks. `places` (B,) of all rows in the order that is cut."""
-        total, rows = self.each * self.ranks, stop - start
-        order = start + np.argsort(places[start:stop], kind="stable")
-        cuts = [-(-i * rows // total) for i in range(total + 1)]
-        every = [(i, sorted(order[cuts[i] : cuts[i + 1]].tolist())) for i in range(total)]
+        rows where there are fewer rows than chunks. `places` and `lengths` (B,) of all rows."""
+        sizes = None if lengths is None else lengths[start:stop]
+        every = list(enumerate(cut(places[start:stop], sizes, self.each * self.ranks)))
+        every = [(number, [start + row for row in rows]) for number, rows in every]
         shares = [every[r * self.each : (r + 1) * self.each] for r in range(self.ranks)]
         most = max(sum(len(part) > 0 for _, part in share) for share in shares)
-        kept = [sorted(sorted(share, key=lambda piece: not piece[1])[:most]) for share in shares]
-        return kept
+        return [sorted(sorted(share, key=lambda piece: not piece[1])[:most]) for share in shares]
 
     def _tower(self, tower: str, source: TowerSource, plan: TowerPlan, step: int) -> TowerInputs:
-        places, pseudo = self._order[tower][plan.positions], len(plan.positions) - plan.pseudo
+        places, lengths = self._order[tower][plan.positions], self._lengths.get(tower)
+        lengths = None if lengths is None else lengths[plan.positions]
+        pseudo = len(plan.positions) - plan.pseudo
         bounds = {"matched": (0, plan.matched), "unmatched": (plan.matched, pseudo)}
         bounds["pseudo"] = pseudo, len(plan.positions)
-        groups = {name: self._pieces(places, start, stop) for name, (start, stop) in bounds.items()}
+        groups = {name: self._pieces(places, lengths, start, stop) for name, (start, stop) in bounds.items()}
         parts = [
             torch.tensor([row for shares in groups.values() for _, rows in shares[r] for row in rows], dtype=torch.long)
             for r in range(self.ranks)

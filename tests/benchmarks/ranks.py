@@ -2,18 +2,19 @@
 
     python tests/benchmarks/ranks.py                       # the protein recipe in plain torch
     python tests/benchmarks/ranks.py --set engine.use=deepspeed
-    python tests/benchmarks/ranks.py --recipe recipes/protein.toml --steps 12 --ranks 1 2
+    python tests/benchmarks/ranks.py --recipe recipes/protein.toml --steps 40 --ranks 1 2
 
 The runs take turns; both take the same steps, of the same batches. Times are those of rank 0 between the ends of two
-steps, the first two left out; processor time is that of the busiest rank. Needs as many idle cores as ranks. What the
-machine itself allows is measured beside: as many runs of one rank side by side, which have nothing to say to each other
-but share caches and memory.
+steps, the first two left out; processor time is that of the busiest rank. Needs as many idle cores as ranks, and keeps
+each process on one of its own. What the machine itself allows is measured beside, unless --alone leaves it out: as many
+runs of one rank side by side, which have nothing to say to each other but share caches and memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import socket
 import statistics
@@ -38,6 +39,9 @@ def work(arguments: argparse.Namespace) -> None:
     from gentle_core.recipe import load_recipe
 
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # elsewhere the system places them
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[arguments.core % len(cores)]})
     sets = [
         f"train.steps={arguments.steps}", "train.log_every=0", "train.evaluate_every=0", "baseline.pairs_only=false",
         "baseline.cca=false", "evaluate.splits=[]", "engine.device=cpu", *arguments.sets,
@@ -69,9 +73,12 @@ def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) ->
             "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         started += [
-            subprocess.Popen(command, env=os.environ | places | {"RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT)
+            subprocess.Popen(
+                [*command, "--core", str(number * ranks + r)],
+                env=os.environ | places | {"RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT,
+            )
             for r in range(ranks)
-        ]
+        ]  # fmt: skip
     if any([process.wait() for process in started]):
         sys.exit("a rank failed")
     times = [json.loads((out / f"times-{rank}.json").read_text()) for rank in range(ranks)]
@@ -82,11 +89,13 @@ def run(ranks: int, arguments: argparse.Namespace, out: Path, apart: int = 1) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default=str(ROOT / "recipes" / "protein.toml"))
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ranks", type=int, nargs=2, default=[1, 2])
     parser.add_argument("--set", dest="sets", action="append", default=[])
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--worker", action="store_true")
+    parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--out")
     arguments = parser.parse_args()
     if arguments.worker:
@@ -100,8 +109,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):
             one, two = (run(ranks, arguments, Path(folder) / f"{number}-{ranks}") for ranks in (few, many))
-            beside = run(few, arguments, Path(folder) / f"{number}-apart", apart=many // few)
-            ratios.append((one[0] / two[0], one[1] / two[1], many // few * one[0] / beside[0]))
+            best = math.nan
+            if not arguments.alone:
+                best = many // few * one[0] / run(few, arguments, Path(folder) / f"{number}-apart", many // few)[0]
+            ratios.append((one[0] / two[0], one[1] / two[1], best))
             figures = " | ".join(f"{x:.2f}" for x in (one[0], two[0], *ratios[-1]))
             print(f"| {number + 1} | {figures} |", flush=True)
     medians = " | ".join(f"{statistics.median(column):.2f}" for column in zip(*ratios, strict=True))
