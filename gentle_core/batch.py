@@ -169,6 +169,7 @@ class BuildContext:
         seed: seed of whatever the factory initialises at random.
         notify: report a fact the user must know (random weights, skipped files). It is printed, kept in the
             manifest and shown in the report.
+        progress: report what will take a while, and happens once. It is printed and not kept.
         loss: build another registered loss by name, for compositions.
         dimensions: embedding dimension of each tower, for losses.
         pairs: tower pairs the recipe names, for losses.
@@ -182,6 +183,7 @@ class BuildContext:
     cache_dir: Any
     seed: int = 0
     notify: Callable[[str], None] = _quiet
+    progress: Callable[[str], None] = _quiet
     loss: Callable[[str, Mapping[str, Any]], Any] | None = None
     dimensions: Mapping[str, int] = attrs.field(factory=dict)
     pairs: Sequence[tuple[str, str]] = ()

@@ -37,5 +37,5 @@ def check(recipe: str, sets: tuple[str, ...], data: bool, resolved: bool, find_c
 
     from gentle_core.cli.plan import describe
 
-    for line in describe(found, data=data, notify=warn):
+    for line in describe(found, data=data, notify=warn, progress=lambda said: click.echo(said, err=True)):
         click.echo(line)

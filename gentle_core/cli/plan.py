@@ -30,12 +30,16 @@ class _NeedsTorch(Exception):
     """A dataset's code imports torch."""
 
 
-def describe(resolved: Resolved, *, data: bool = True, notify: Callable[[str], None] = lambda _: None) -> list[str]:
+def describe(
+    resolved: Resolved, *, data: bool = True, notify: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[str]:  # fmt: skip
     """Lines about dataset, towers, objective, batches and length of a run.
 
     Args:
         data: open the dataset and count; False says only what the recipe says.
         notify: receives what the dataset reports (skipped files).
+        progress: receives what takes it a while.
 
     Raises:
         DataError, ComponentError: the dataset cannot be used.
@@ -43,7 +47,7 @@ def describe(resolved: Resolved, *, data: bool = True, notify: Callable[[str], N
     rows = [("recipe", resolved.recipe.name or str(resolved.path or ""))]
     rows += [*_dataset_rows(resolved), *_tower_rows(resolved), *_objective_rows(resolved)]
     try:
-        rows += _data_rows(resolved, notify) if data else _recipe_rows(resolved.recipe)
+        rows += _data_rows(resolved, notify, progress) if data else _recipe_rows(resolved.recipe)
     except _NeedsTorch:
         rows += [*_recipe_rows(resolved.recipe), ("", "the dataset's code loads torch: pairs are counted when it runs")]
     rows += _rest(resolved.recipe)
@@ -124,13 +128,14 @@ def _weight(weight: float | Schedule) -> str:
     return f"({weight.start:g} → {weight.end:g}, {weight.shape} over {way})"
 
 
-def _data_rows(resolved: Resolved, notify: Callable[[str], None]) -> Iterator[Row]:
+def _data_rows(resolved: Resolved, notify: Callable[[str], None], progress: Callable[[str], None]) -> Iterator[Row]:
     """Splits, pairs, pools, and what a batch is made of."""
     recipe, table = resolved.recipe, resolved.recipe.dataset
     with _without_torch():
         context = BuildContext(
-            cache_dir=cache_folder(), seed=torch_seed(recipe.train.seed, "init", "dataset"), notify=notify
-        )
+            cache_dir=cache_folder(), seed=torch_seed(recipe.train.seed, "init", "dataset"), notify=notify,
+            progress=progress,
+        )  # fmt: skip
         dataset = open_dataset(recipe, resolved.catalog, context)
         names = dict.fromkeys(("train", *recipe.evaluate.splits))
         splits: dict[str, Mapping[str, ItemIndex]] = {name: dataset.index(name) for name in names}

@@ -52,14 +52,16 @@ def folder_of(label: str) -> str:
 
 
 def closed_forms(
-    session: Session, model: AlignedModel, forms: Sequence[str], *, correct: bool | None = None, heads: bool = False
-) -> tuple[FeatureSource, list[Form]]:
+    session: Session, model: AlignedModel, forms: Sequence[str], *, correct: bool | None = None, heads: bool = False,
+    title: str = "",
+) -> tuple[FeatureSource, list[Form]]:  # fmt: skip
     """The closed forms of these names on the features of `model`, settings chosen on validation; none where there are
     fewer than three pairs or no validation split.
 
     Args:
         correct: also with hubness correction; by default where `evaluate.hubness` asks for one.
         heads: the model's trained heads are a form as well.
+        title: what is said of the form being fitted, in place of its own name.
     """
     recipe, pair = session.recipe, session.builder.pairs()[0]
     source = feature_source(session.builder, model, heads)
@@ -74,7 +76,7 @@ def closed_forms(
     data = attrs.evolve(data, joint_saw_pools=learns)
     say = session.display.say
     return source, fit_forms(
-        data, forms, hubness=correct, seed=recipe.train.seed, tell=lambda label: say(f"fitting: {label}")
+        data, forms, hubness=correct, seed=recipe.train.seed, tell=lambda label: say(f"fitting: {title or label}")
     )
 
 

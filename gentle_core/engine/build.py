@@ -27,19 +27,22 @@ class Builder:
         recipe: resolved, with full names and parsed configs.
         catalog: where the names were found.
         notify: receives what the user must know.
+        progress: receives what takes a while.
         load_weights: False to build architectures whose weights a saved model will fill in.
     """
 
     recipe: Recipe
     catalog: Catalog
     notify: Callable[[str], None]
+    progress: Callable[[str], None] = lambda _: None
     load_weights: bool = True
 
     def _context(self, *key: str, **more: Any) -> BuildContext:
         seed = torch_seed(self.recipe.train.seed, "init", *key)
         return BuildContext(
-            cache_dir=cache_folder(), seed=seed, notify=self.notify, load_weights=self.load_weights, **more
-        )
+            cache_dir=cache_folder(), seed=seed, notify=self.notify, progress=self.progress,
+            load_weights=self.load_weights, **more,
+        )  # fmt: skip
 
     def _component(self, kind: str, component: Component, context: BuildContext) -> Any:
         torch.manual_seed(context.seed)

@@ -141,7 +141,7 @@ def check_pools(resolved: Resolved, display: Display | None = None) -> PoolRepor
         DataError: fewer than `FEWEST` pairs.
     """
     recipe, display = resolved.recipe, display or Display()
-    builder = Builder(recipe=recipe, catalog=resolved.catalog, notify=display.warn)
+    builder = Builder(recipe=recipe, catalog=resolved.catalog, notify=display.warn, progress=display.say)
     dataset = builder.dataset()
     towers = {name: table.modality for name, table in recipe.towers.items()}
     index = dataset.index("train")

@@ -54,10 +54,11 @@ def evaluate_run(
             f"{entry.full_name} reads {' or '.join(entry.spec.modalities)}; the run's towers read "
             f"{', '.join(model.towers.values())}"
         )
-    data = TaskData(run_dir, catalog, display.warn)
+    data = TaskData(run_dir, catalog, display.warn, display.say)
     context = BuildContext(
-        cache_dir=cache_folder(), notify=display.warn, dataset=data.dataset, trained_on=data.trained_on
-    )
+        cache_dir=cache_folder(), notify=display.warn, progress=display.say, dataset=data.dataset,
+        trained_on=data.trained_on,
+    )  # fmt: skip
     found = dict(create(entry, config, context).evaluate(CachedModel(model)))
     folder = run_dir / "tasks"
     folder.mkdir(parents=True, exist_ok=True)

