@@ -36,7 +36,8 @@ def baseline(
     as_json: bool,
     find_catalog: Callable[[], Catalog],
 ) -> None:
-    """Align the towers of RECIPE without training, by closed forms, and choose the best on validation.
+    """Align the towers of RECIPE without training, by closed forms, and choose the best on validation (without a
+    validation split: by training pairs that are held out in turn).
 
     Given the directory of a finished run instead, its trained encoders give the features. Forms that use the unmatched
     pools are taken only where validation favours them clearly. The result is a run directory: report, eval and embed
@@ -85,7 +86,7 @@ def show(result: BaselineResult) -> None:
     width = max(len(line.label) for line in result.lines)
     click.echo("mean recall (R@1, 5, 10, both ways), percent")
     click.echo(f"  {'':<{width}}  {'pools':>5}  {'chosen on':>9}  " + "  ".join(f"{name:>6}" for name in splits))
-    click.echo(f"  {'':<{width}}  {'used':>5}  {'val':>9}")
+    click.echo(f"  {'':<{width}}  {'used':>5}  {'val' if result.chosen_on == 'validation' else 'folds':>9}")
     for line in result.lines:
         mark = "→" if line.chosen else " "
         figures = "  ".join(f"{line.recall[name]:6.1f}" for name in splits)

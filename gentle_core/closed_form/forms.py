@@ -32,6 +32,7 @@ from gentle_core.closed_form.graph import (
     with_basis,
 )
 from gentle_core.closed_form.hubness import GRID, Corrected, Hubness, choose_hubness
+from gentle_core.closed_form.judge import ALONE, Judge
 from gentle_core.closed_form.linear import Alignment
 from gentle_core.closed_form.select import RIDGES, Selected, fit_select
 from gentle_core.closed_form.transport import OtEm, OtEmData, ot_em_rounds
@@ -85,6 +86,7 @@ class Features:
         joint: how many columns of x and y, the last ones, are a trained model's joint embeddings. They are not features
             to fit on, but a form of their own.
         joint_saw_pools: whether unmatched rows took part in that model's training.
+        judge: by whose ranks settings are judged; those of the validation items here.
     """
 
     items_x: Tensor
@@ -99,6 +101,7 @@ class Features:
     samples_y_val: Sequence[Any]
     joint: tuple[int, int] = (0, 0)
     joint_saw_pools: bool = True
+    judge: Judge = ALONE
     x: Tensor = attrs.field(init=False)
     """(N, p), (N, q) features of the pairs, row by row: a sample with several items pairs in every combination."""
     y: Tensor = attrs.field(init=False)
@@ -272,7 +275,7 @@ def fit_forms(
     return sorted(found, key=lambda form: order.index(form.name))
 
 
-def _drawn(data: Features, rows: int, seed: int) -> tuple[Tensor, Tensor]:
+def drawn(data: Features, rows: int, seed: int) -> tuple[Tensor, Tensor]:
     """At most so many rows of each pool, each drawn on its own."""
     found = []
     for number, pool in enumerate((data.pool_x, data.pool_y)):
@@ -294,7 +297,7 @@ class _Plain:
     @classmethod
     def of(cls, data: Features, seed: int) -> _Plain:
         rows = {"val": (data.x_val, data.y_val), "pairs": (data.items_x, data.items_y)}
-        return cls(rows | ({"unpaired": _drawn(data, BANK_ROWS, seed)} if data.has_pools else {}))
+        return cls(rows | ({"unpaired": drawn(data, BANK_ROWS, seed)} if data.has_pools else {}))
 
     def embed(self, form: Form, name: str) -> tuple[Tensor, Tensor]:
         if isinstance(form, Ensemble):
@@ -310,7 +313,7 @@ class _Plain:
 
 
 def _val_ranks(data: Features, x: Any, y: Any) -> dict[str, Ranks]:
-    return data.mates.ranks_of_rows(x, y, ("x", "y"))
+    return data.judge.ranks(data.mates.ranks_of_rows(x, y, ("x", "y")))
 
 
 def _finish(data: Features, form: F, began: float) -> F:
@@ -322,7 +325,7 @@ def _linear(data: Features, name: str) -> tuple[Fitted, Selected]:
     began = time.perf_counter()
     selected = fit_select(
         data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x_val, samples_y_val=data.samples_y_val,
-        method=name,  # type: ignore[arg-type]
+        method=name, judge=data.judge,  # type: ignore[arg-type]
     )  # fmt: skip
     form = Fitted(
         name=name, label=LABELS[name], pools=False, settings=selected.settings, map=selected.alignment,
@@ -365,14 +368,15 @@ def profile_ranks(
         basis = basis_of(profiles, root)
         mixed = _Mixed(val, [torch.from_numpy(dense_unit(profile, root, basis)) for profile in of_val])
         for share in PROFILE_SHARES:
-            yield (root, share, basis), data.mates.ranks_of_scores(mixed.at(share), ("x", "y"), TIE)
+            ranks = data.mates.ranks_of_scores(mixed.at(share), ("x", "y"), TIE)
+            yield (root, share, basis), data.judge.ranks(ranks)
 
 
 def _propagation(data: Features, cca: Fitted, pools: bool, seed: int) -> Fitted:
     """Propagation over the graphs of the pairs, or of pairs and pools."""
     began = time.perf_counter()
     pairs = (cca.plain(data.items_x, "x"), cca.plain(data.items_y, "y"))
-    pool_x, pool_y = _drawn(data, GRAPH_ROWS if pools else 0, seed)
+    pool_x, pool_y = drawn(data, GRAPH_ROWS if pools else 0, seed)
     pool = (cca.plain(pool_x, "x"), cca.plain(pool_y, "y"))
     val = (cca.plain(data.x_val, "x"), cca.plain(data.y_val, "y"))
     # All settings have their nearest neighbours in common.
@@ -485,7 +489,12 @@ def corrected(data: Features, base: F, seed: int = 0, plain: _Plain | None = Non
     for bank in [name for name in plain.rows if name != "val"]:
         began = time.perf_counter()
         chosen = choose_hubness(
-            {bank: plain.embed(base, bank)}, *val, data.samples_x_val, data.samples_y_val, grid=LIFTABLE
+            {bank: plain.embed(base, bank)},
+            *val,
+            data.samples_x_val,
+            data.samples_y_val,
+            grid=LIFTABLE,
+            judge=data.judge,
         )
         if chosen.corrected.settings.method == "none":
             continue
@@ -507,19 +516,21 @@ class Choice:
         pairs_only: the best that knows the pairs alone, by validation.
         with_pools: the best that uses unmatched rows; None where there is none.
         gain: its mean recall minus that of `pairs_only` on validation, with an interval of about half a standard error.
+        on: what the forms were judged on.
     """
 
     form: Form
     pairs_only: Form
     with_pools: Form | None
     gain: Difference | None
+    on: str = "validation"
 
     @property
     def reason(self) -> str:
         """In a sentence."""
         if self.with_pools is None or self.gain is None:
-            return f"{self.pairs_only.label}: the best on validation; there are no unmatched pools to use"
-        change = f"{self.gain.difference:+.1f} points of mean recall on validation"
+            return f"{self.pairs_only.label}: the best on {self.on}; there are no unmatched pools to use"
+        change = f"{self.gain.difference:+.1f} points of mean recall on {self.on}"
         if self.form is self.with_pools:
             return f"{self.form.label}: with the pools {change} over the best form on the pairs alone"
         return (
@@ -528,7 +539,7 @@ class Choice:
         )
 
 
-def choose(forms: Sequence[Form], seed: int = 0) -> Choice:
+def choose(forms: Sequence[Form], seed: int = 0, on: str = "validation") -> Choice:
     """The best form on validation; one that uses pools only where it is better by more than half a standard error.
 
     Forms with pools have more settings to be lucky with, and pools can harm: hence the handicap.
@@ -538,9 +549,9 @@ def choose(forms: Sequence[Form], seed: int = 0) -> Choice:
         raise ValueError("no form on the pairs alone to compare with: name ridge, cca or procrustes")
     pooled = max((form for form in forms if form.pools), key=lambda form: form.recall, default=None)
     if pooled is None:
-        return Choice(alone, alone, None, None)
+        return Choice(alone, alone, None, None, on)
     gain = paired_bootstrap(pooled.ranks, alone.ranks, level=CLEAR, seed=seed)["mean/recall"]
-    return Choice(pooled if gain.low > 0 else alone, alone, pooled, gain)
+    return Choice(pooled if gain.low > 0 else alone, alone, pooled, gain, on)
 
 
 # -- on disk ---------------------------------------------------------------------------------------------------------

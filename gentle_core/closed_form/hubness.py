@@ -23,6 +23,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from gentle_core.closed_form.judge import ALONE, Judge
 from gentle_core.errors import DataError
 from gentle_core.evaluate.arrays import Ids, as_tensor, blocks
 from gentle_core.evaluate.retrieval import KS, TIE, Mates, Ranks, mean_recall, ranks
@@ -218,6 +219,7 @@ def choose_hubness(
     grid: Sequence[Hubness] = GRID,
     ks: Sequence[int] = KS,
     names: tuple[str, str] = ("x", "y"),
+    judge: Judge = ALONE,
 ) -> ChosenHubness:
     """Choose method, settings and bank by mean recall on validation embeddings; of equals the earlier one.
 
@@ -226,6 +228,7 @@ def choose_hubness(
         u_val, v_val: unit validation rows with their sample ids.
         grid: what is tried; "none" belongs in it, so that a correction is taken only where validation favours it.
         names: of the two modalities, for the metrics.
+        judge: by whose ranks settings are judged.
 
     Raises:
         DataError: no pair among the validation items.
@@ -257,6 +260,7 @@ def choose_hubness(
             else:
                 bias = biases[name][number] if name else None
                 ranks = mates.ranks_of_scores(scores, names, TOLERANCE, bias)
+            ranks = judge.ranks(ranks)
             recall = mean_recall(ranks, ks)
             tried.append({"hubness": settings.label, "bank": name, "number": number, "recall": recall})
             if recall > best:

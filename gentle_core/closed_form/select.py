@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from gentle_core.closed_form.judge import ALONE, Judge
 from gentle_core.closed_form.linear import Alignment, Method, Spectrum, cca, procrustes, ridge_regression
 from gentle_core.closed_form.moments import Moments
 from gentle_core.errors import DataError
@@ -54,6 +55,7 @@ def fit_select(
     dimensions: Sequence[int] = DIMENSIONS,
     ks: Sequence[int] = KS,
     standardize: bool = True,
+    judge: Judge = ALONE,
 ) -> Selected:
     """Fit on paired rows and choose ridge c, weight power p and dimension by mean recall on validation data.
 
@@ -63,6 +65,7 @@ def fit_select(
         x_val, y_val: (m, p), (l, q) validation features.
         samples_x_val, samples_y_val: their sample ids; by position where absent.
         dimensions: tried where smaller than the full dimension, which is always tried.
+        judge: by whose ranks settings are judged.
 
     Every ridge is tried with one power and all dimensions, the `FINALISTS` best ridges with the other powers too.
     Of settings with equal mean recall, the one with the higher mean reciprocal rank wins, then the first tried.
@@ -90,10 +93,11 @@ def fit_select(
     while rounds:
         number, among = rounds.pop(0)
         full, found_by, x, y = fits[number]
-        for setting in _weightings(full, among, dimensions):
+        widest = judge.least(len(full.strength))
+        for setting in _weightings(full, among, [d for d in dimensions if d < widest]):
             weighted = full.weighted(**setting) if setting else full
             z_x, z_y = (weighted.unit(full.weigh(z, **setting) if setting else z) for z in (x, y))
-            ranks = mates.ranks_of_rows(z_x, z_y, ("x", "y"))
+            ranks = judge.ranks(mates.ranks_of_rows(z_x, z_y, ("x", "y")))
             settings, recall = found_by | setting, mean_recall(ranks, ks)
             score = (recall, sum(float(np.mean(1.0 / direction.rank)) for direction in ranks.values()))
             tried.append(settings | {"recall": recall})
@@ -120,11 +124,11 @@ def _fits(spectrum: Spectrum, method: Method, ridges: Sequence[float]) -> Iterat
 
 
 def _weightings(full: Alignment, powers: Sequence[float], dimensions: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Every dimension and power of a fit; ridge regression has neither."""
+    """Every dimension, the full one as well, and power of a fit; ridge regression has neither."""
     k = len(full.strength)
     if not k:
         yield {}
         return
-    for dimension in [d for d in dimensions if d < k] + [k]:
+    for dimension in [*dimensions, k]:
         for power in powers:
             yield {"power": power, "dimension": dimension}

@@ -20,10 +20,12 @@ from gentle_core.form_names import FORM_NAMES
 from gentle_core.recipe.load import Resolved
 from gentle_core.report.build import build_report
 
+HELD_OUT = "the pairs held out in turn"
+
 
 @attrs.frozen
 class Line:
-    """A row of the table: mean recall in percent on validation and on each evaluated split."""
+    """A row of the table: mean recall in percent on what forms were chosen on and on each evaluated split."""
 
     label: str
     uses_pools: bool
@@ -42,12 +44,14 @@ class BaselineResult:
         lines: all forms.
         reason: why that form, in a sentence.
         settings: of the chosen form.
+        chosen_on: "validation", or `HELD_OUT` where there is no validation split.
     """
 
     out: Path
     lines: list[Line]
     reason: str
     settings: dict[str, Any]
+    chosen_on: str
 
     @property
     def report(self) -> Path:
@@ -56,7 +60,7 @@ class BaselineResult:
     def as_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "out": str(self.out), "reason": self.reason, "settings": self.settings,
+            "out": str(self.out), "reason": self.reason, "settings": self.settings, "chosen_on": self.chosen_on,
             "forms": [attrs.asdict(line) for line in self.lines],
         }  # fmt: skip
 
@@ -79,7 +83,7 @@ def run_baselines(
         trained: a finished run with the same towers, whose encoders give the features instead of fresh ones.
 
     Raises:
-        DataError: no validation split, or fewer than three pairs.
+        DataError: fewer than three pairs, or no validation split for the forms of a trained run.
         GentleError: as `run_recipe`.
     """
     if not {"ridge", "cca", "procrustes", "propagation"} & set(forms):
@@ -94,17 +98,26 @@ def run_baselines(
 
 def _run(session: Session, forms: tuple[str, ...], correct: bool, trained: Path | None) -> BaselineResult:
     session.build()
-    if session.validation is None:
+    crossed = session.validation is None
+    if crossed and trained is not None:
         raise DataError(
-            f"{session.recipe.dataset.use} has no val split for every tower: closed forms choose their settings there"
+            f"{session.recipe.dataset.use} has no val split for every tower, and the run was trained on all pairs, so "
+            "that none can be held out: give the recipe instead of the run"
+        )
+    if crossed:
+        session.notice(
+            f"{session.recipe.dataset.use} has no val split for every tower: settings and form are chosen by training "
+            "pairs that are held out in turn"
         )
     if trained is not None:
         session.model = load_model(trained, str(session.device), session.resolved.catalog)
     session.describe(trains=False)
-    source, fitted = closed_forms(session, session.model, forms, correct=correct, heads=trained is not None)
+    source, fitted = closed_forms(
+        session, session.model, forms, correct=correct, heads=trained is not None, crossed=crossed
+    )
     if not fitted:
         raise DataError(f"{session.pools.pairs} training pairs: closed forms want at least three; raise dataset.paired")
-    choice = choose(fitted, session.recipe.train.seed)
+    choice = choose(fitted, session.recipe.train.seed, HELD_OUT if crossed else "validation")
     pair = session.builder.pairs()[0]
     held = {form.label: {n: embedded(form, source, s, pair) for n, s in session.splits.items()} for form in fitted}
     model = ClosedFormModel(session.model, choice.form, source, pair)
@@ -153,7 +166,7 @@ def _write(
              {n: m.get("retrieval/mean/recall", 0.0) for n, m in figures[form.label].items()}, form.seconds)
         for form in fitted
     ]  # fmt: skip
-    result = BaselineResult(run.path, lines, choice.reason, dict(choice.form.settings))
+    result = BaselineResult(run.path, lines, choice.reason, dict(choice.form.settings), choice.on)
     run.write_json("results.json", results | {"table": [attrs.asdict(line) for line in lines]})
     session.finish("finished")
     return result

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from gentle_core.closed_form.crossfit import fit_forms_crossed
 from gentle_core.closed_form.forms import Form, fit_forms
 from gentle_core.engine.closed import FeatureSource, feature_source, gather
 from gentle_core.engine.session import Session
@@ -53,7 +54,7 @@ def folder_of(label: str) -> str:
 
 def closed_forms(
     session: Session, model: AlignedModel, forms: Sequence[str], *, correct: bool | None = None, heads: bool = False,
-    title: str = "",
+    title: str = "", crossed: bool = False,
 ) -> tuple[FeatureSource, list[Form]]:  # fmt: skip
     """The closed forms of these names on the features of `model`, settings chosen on validation; none where there are
     fewer than three pairs or no validation split.
@@ -62,20 +63,21 @@ def closed_forms(
         correct: also with hubness correction; by default where `evaluate.hubness` asks for one.
         heads: the model's trained heads are a form as well.
         title: what is said of the form being fitted, in place of its own name.
+        crossed: without a validation split, settings are chosen by pairs held out in turn.
     """
     recipe, pair = session.recipe, session.builder.pairs()[0]
     source = feature_source(session.builder, model, heads)
     correct = recipe.evaluate.hubness != "none" if correct is None else correct
     pools = correct or bool({"propagation", "ot-em"} & set(forms))
-    if session.validation is None or not forms:
+    if not forms or (session.validation is None and not crossed):
         return source, []
     data = gather(source, session.split("train"), session.validation, session.pools, pair, use_pools=pools)
     if data is None:
         return source, []
     learns = bool({"unpaired", "pseudo"} & session.needs) and any(session.pools.pool_sizes.values())
     data = attrs.evolve(data, joint_saw_pools=learns)
-    say = session.display.say
-    return source, fit_forms(
+    say, fit = session.display.say, fit_forms_crossed if session.validation is None else fit_forms
+    return source, fit(
         data, forms, hubness=correct, seed=recipe.train.seed, tell=lambda label: say(f"fitting: {title or label}")
     )
 

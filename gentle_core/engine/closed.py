@@ -110,11 +110,18 @@ def feature_source(builder: Builder, model: AlignedModel, heads: bool = False) -
 
 
 def gather(
-    source: FeatureSource, train: Split, validation: Split, pools: Pools, pair: tuple[str, str], *, use_pools: bool
+    source: FeatureSource,
+    train: Split,
+    validation: Split | None,
+    pools: Pools,
+    pair: tuple[str, str],
+    *,
+    use_pools: bool,
 ) -> Features | None:
     """The features of a tower pair's matched items, pools and validation items; None with fewer than three pairs.
 
-    The pools come in the index's order, each by itself. Which items are mates is not looked at.
+    Without a validation split there are no validation items. The pools come in the index's order, each by itself. Which
+    items are mates is not looked at.
     """
     matched = pools.all_of_both(*pair)
     if len(set(matched[0][1])) < 3:
@@ -133,7 +140,9 @@ def gather(
                 "mend these items or leave them out"
             )
         parts |= {f"items_{side}": features[rows], f"labels_{side}": numbers, f"pool_{side}": features[pool]}
-        parts |= {f"{side}_val": source.of(validation, tower), f"samples_{side}_val": validation.index[tower].samples}
+        held = features[:0] if validation is None else source.of(validation, tower)
+        samples = () if validation is None else validation.index[tower].samples
+        parts |= {f"{side}_val": held, f"samples_{side}_val": samples}
     return Features(**parts, joint=(source.joint(pair[0]), source.joint(pair[1])))
 
 

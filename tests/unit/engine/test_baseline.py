@@ -188,11 +188,25 @@ def test_forms_do_not_change_the_training(toy_run):
     assert without.metrics == beside.metrics
 
 
+def test_without_a_validation_split_pairs_are_held_out_in_turn(closed, toy_catalog):
+    result = closed("folds", {"dataset.held_out": 0})
+    assert result.chosen_on == "the pairs held out in turn" and result.chosen_on in result.reason
+    assert all(line.validation > 0 and not line.recall for line in result.lines)
+    assert "held out in turn" in result.report.read_text()
+    model = load_model(result.out, catalog=toy_catalog)
+    assert isinstance(model, ClosedFormModel)
+    again = closed("again", {"dataset.held_out": 0})
+    assert [(line.label, line.validation) for line in again.lines] == [
+        (line.label, line.validation) for line in result.lines
+    ]
+
+
 def test_errors_say_what_to_do(closed, toy_run):
     with pytest.raises(DataError, match=r"at least three; raise dataset\.paired"):
         closed("few", {"dataset.paired": 2})
-    with pytest.raises(DataError, match="no val split"):
-        closed("blind", {"dataset.held_out": 0})
+    blind = toy_run("trained-blind", {"dataset.held_out": 0, "train.select": ""})
+    with pytest.raises(DataError, match="no val split .* give the recipe instead of the run"):
+        closed("blind", {"dataset.held_out": 0}, trained=blind.out)
     with pytest.raises(RecipeError, match=r"baseline\.features = \"none\" leaves nothing of tower 'a'"):
         closed("nothing", {"baseline.features": "none"})
     closed("once", forms=("ridge",))
