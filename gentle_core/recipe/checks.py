@@ -6,9 +6,11 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterator
 
+import attrs
+
 from gentle_core.catalog import Entry
 from gentle_core.recipe.deepspeed import conflicts
-from gentle_core.recipe.draft import Draft
+from gentle_core.recipe.draft import Draft, Named
 from gentle_core.recipe.lines import KeyPath
 from gentle_core.suggest import close_to, did_you_mean, listed
 
@@ -323,8 +325,19 @@ def frozen_encoders(draft: Draft) -> None:
         elif wants_views and tower.head is not None and not (tower.head.dropout or tower.head.dropout_input):
             message = "the two views of a row are the same: give the head dropout, or the tower an augmentation"
             draft.findings.hint(("towers", name), message)
-        if own.get("learning_rate") is not None:
-            draft.findings.hint(("towers", name, "encoder", "learning_rate"), "has no effect: the encoder is frozen")
+        idle = ["learning_rate"] * (own.get("learning_rate") is not None) + _idle_when_frozen(tower.encoder.named)
+        for option in idle:
+            draft.findings.hint(("towers", name, "encoder", option), "has no effect: the encoder is frozen")
+
+
+def _idle_when_frozen(encoder: Named | None) -> list[str]:
+    """Options, given other values than their defaults, of which the encoder's config says that they speak of training
+    alone."""
+    if encoder is None:
+        return []
+    named = getattr(type(encoder.config), "idle_when_frozen", ())
+    fields = [f for f in attrs.fields(type(encoder.config)) if f.name in named]
+    return [f.name for f in fields if getattr(encoder.config, f.name) != f.default]
 
 
 def selection(draft: Draft) -> None:

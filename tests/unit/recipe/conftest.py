@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import pytest
@@ -23,6 +23,8 @@ class Layers:
 
 @attrs.frozen(kw_only=True)
 class CnnConfig:
+    idle_when_frozen: ClassVar[tuple[str, ...]] = ("rate",)
+
     width: int = attrs.field(default=4, validator=attrs.validators.ge(1))
     rate: float = 0.5
     verbose: bool = False

@@ -287,6 +287,10 @@ HINTS: dict[str, tuple[list[Change], str]] = {
         [("width = 8", "width = 8, freeze = true, learning_rate = 0.1")],
         "recipe.toml:9: towers.left.encoder.learning_rate: has no effect",
     ),
+    "what speaks of training alone": (
+        [("width = 8", "width = 8, freeze = true, rate = 0.25")],
+        "recipe.toml:9: towers.left.encoder.rate: has no effect: the encoder is frozen",
+    ),
     "no views": (
         [("width = 8 }", "width = 8, freeze = true }\nhead = { dropout = 0.0 }")],
         "recipe.toml:7: towers.left: the two views of a row are the same",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -107,6 +107,8 @@ class Esm2Config:
         architecture: the trunk's shape in place of `model`'s, for models that start from random weights and for
             saved models, which bring their weights along.
     """
+
+    idle_when_frozen: ClassVar[tuple[str, ...]] = ("train_layers",)
 
     model: str = attrs.field(default="esm2_t6_8M_UR50D", converter=full_name, validator=_known)
     path: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -32,6 +32,8 @@ class Tuning:
         lora_alpha: scale of the adapters; 0 for twice the rank.
         lora_dropout: on the adapters' inputs.
     """
+
+    idle_when_frozen: ClassVar[tuple[str, ...]] = ("train_layers", "lora")
 
     train_layers: int | str = attrs.field(default="all", validator=_all_or_count)
     lora: int = attrs.field(default=0, validator=_count)
