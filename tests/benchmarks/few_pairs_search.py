@@ -100,7 +100,8 @@ def averaged(*members: Embed) -> Embed:
     return embed
 
 
-def variants(case: Case, seed: int) -> Iterator[tuple[str, Embed]]:
+def variants(case: Case, seed: int, captions: bool = False) -> Iterator[tuple[str, Embed]]:
+    """With `captions` only what concerns pools with several items a sample."""
     data = case.data
     chosen = fit_select(
         data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x_val, samples_y_val=data.samples_y_val
@@ -113,7 +114,7 @@ def variants(case: Case, seed: int) -> Iterator[tuple[str, Embed]]:
         return OtEmData.of(data.x, data.y, pool_x, pool_y, rows, seed)
 
     usual = prepared(2000)
-    for a in (0.25, 0.5, 1.0):
+    for a in () if captions else (0.25, 0.5, 1.0):
         fits = (of(*ot_em_rounds(usual, OtEm(0.0, 0.04, 0, a, ridge, power, dimension))) for ridge in RIDGES[2:])
         yield f"covariances from pairs and pools, a = {a}", case.best(fits)
 
@@ -129,9 +130,12 @@ def variants(case: Case, seed: int) -> Iterator[tuple[str, Embed]]:
 
     reference = transported(usual)
     yield "OT-EM, 2,000 rows of each pool", reference
-    yield "OT-EM, 4,000 rows of each pool", transported(prepared(4000))
+    if not captions:
+        yield "OT-EM, 4,000 rows of each pool", transported(prepared(4000))
     if len(case.single_y) < len(data.pool_y) or len(case.single_x) < len(data.pool_x):
         yield "OT-EM, one item of each pool sample", transported(prepared(2000, case.single_x, case.single_y))
+    if captions:
+        return
     for count in [k for k in (100, 500) if 2 * k < min(len(data.pool_x), len(data.pool_y))]:
         centres = [prototypes(pool, count, seed) for pool in (data.pool_x, data.pool_y)]
         few = attrs.evolve(usual, pool_x=centres[0], pool_y=centres[1])
@@ -228,12 +232,13 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", default=["50"], help="counts or shares (with a dot)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", dest="sets", action="append", default=[])
+    parser.add_argument("--captions", action="store_true", help="only: one item of each sample of a pool, or all")
     arguments = parser.parse_args()
     for pairs in arguments.pairs:
         found: dict[str, list[float]] = defaultdict(list)
         for seed in range(arguments.seeds):
             case = drawn(arguments.recipe, [*arguments.sets, f"dataset.paired={pairs}", f"train.seed={seed}"])
-            for number, (label, embed) in enumerate(variants(case, seed)):
+            for number, (label, embed) in enumerate(variants(case, seed, arguments.captions)):
                 found[f"{number:2} {label}"].append(case.tested(embed))
         first = next(iter(found.values()))
         print(f"{pairs} pairs, {arguments.seeds} seeds")
