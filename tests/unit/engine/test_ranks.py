@@ -48,6 +48,8 @@ cca = false
 map = "none"
 """
 
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -245,6 +247,18 @@ def test_other_launchers(tmp_path, launcher, engine):
     assert "communication" in lines(tmp_path / "run")[0]
 
 
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_slurm_places_the_ranks_of_deepspeed(tmp_path):
+    codes, errors, run = processes(
+        tmp_path, "run", 2, "--set", "engine.use=deepspeed", "--set", "engine.zero_stage=2",
+        environment=lambda rank, ranks: slurm(rank, ranks) | {"DS_ACCELERATOR": "cpu"},
+    )  # fmt: skip
+    assert codes == [0, 0], errors
+    assert all(0 < line["communication"] < 1 for line in lines(run))
+
+
 ONCE = {"train.accumulate": 1, "towers.a.encoder.dropout": 0.0, "towers.a.head.dropout": 0.0,
         "towers.b.head.dropout": 0.0}  # fmt: skip
 DEEPSPEED = {"engine.use": "deepspeed"}
@@ -254,7 +268,6 @@ OFFLOAD = {
     "zero-2-offload": STAGES["zero-2"] | {"engine.offload": "optimizer"},
     "zero-3-offload": STAGES["zero-3"] | {"engine.offload": "parameters"},
 }
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 
 
 def compared(folder, ranks, back_ends):
