@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gentle_core.batch import AlignBatch, BuildContext, ItemIndex, LossContext, LossOut, ParamGroups, Rows
+from gentle_core.deal import deal_splits
 from gentle_core.errors import ComponentError, DataError, GentleError, RecipeError, WeightsError
 from gentle_core.health import Finding, HealthContext
 from gentle_core.hookspecs import hookimpl
@@ -64,6 +65,7 @@ __all__ = [
     "TeacherSpec",
     "TeacherView",
     "WeightsError",
+    "deal_splits",
     "hash_tensors",
     "hookimpl",
     "knn_accuracy",

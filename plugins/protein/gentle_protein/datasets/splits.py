@@ -1,8 +1,7 @@
-"""Dealing entries to train, val and test."""
+"""What files say of train, val and test, and what must stay together."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,33 +10,6 @@ from gentle_core.api import DataError
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
-
-
-def position(key: str, seed: int) -> float:
-    """A number in [0, 1) that depends on `key` and `seed` alone."""
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def deal(keys: Iterable[str], val: float, test: float, seed: int) -> dict[str, str]:
-    """The split of each key by its hash, so that new keys do not move old ones.
-
-    With few keys a wanted split may come out empty; where three or more are there, the order of the hashes then
-    decides, at least one key for each split.
-    """
-    order = sorted(set(keys), key=lambda key: position(key, seed))
-    split = {key: _by_position(position(key, seed), val, test) for key in order}
-    wanted = {"train"} | ({"val"} if val > 0 else set()) | ({"test"} if test > 0 else set())
-    if wanted <= set(split.values()) or len(order) < 3:
-        return split
-    tests = max(1, round(test * len(order))) if test > 0 else 0
-    vals = max(1, round(val * len(order))) if val > 0 else 0
-    rest = len(order) - tests - vals
-    return dict(zip(order, ["test"] * tests + ["val"] * vals + ["train"] * rest, strict=True))
-
-
-def _by_position(place: float, val: float, test: float) -> str:
-    return "test" if place < test else "val" if place < test + val else "train"
 
 
 def components(groups: Mapping[str, Iterable[str]]) -> dict[str, str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, deal_splits
 from gentle_protein.datasets import fasta, files
 from gentle_protein.datasets.chains import Chain, ChainDataset, Skips, duplicate
 from gentle_protein.datasets.config import StructuresConfig
 from gentle_protein.datasets.parsed import parse_cached
-from gentle_protein.datasets.splits import SPLITS, components, deal, read_splits
+from gentle_protein.datasets.splits import SPLITS, components, read_splits
 
 _LEFT_OUT = (
     "not_selected",
@@ -137,7 +137,7 @@ def _split_by_hash(chains: Sequence[Chain], config: StructuresConfig) -> dict[st
     for chain in chains:
         sequences.setdefault(chain.entry, set()).update({chain.sequence} if chain.sequence else ())
     group = components(sequences)
-    split = deal(group.values(), config.val_fraction, config.test_fraction, config.split_seed)
+    split = deal_splits(group.values(), config.val_fraction, config.test_fraction, config.split_seed)
     splits: dict[str, list[Chain]] = {name: [] for name in SPLITS}
     for chain in chains:
         splits[split[group[chain.entry]]].append(chain)

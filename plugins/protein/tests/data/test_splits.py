@@ -5,34 +5,7 @@ import json
 import pytest
 
 from gentle_core.api import DataError
-from gentle_protein.datasets.splits import components, deal, read_splits
-
-
-def test_shares_are_met_and_reproducible():
-    keys = [f"entry{i}" for i in range(2000)]
-    split = deal(keys, 0.1, 0.2, seed=0)
-    share = {name: list(split.values()).count(name) / len(keys) for name in ("train", "val", "test")}
-    assert share["val"] == pytest.approx(0.1, abs=0.03)
-    assert share["test"] == pytest.approx(0.2, abs=0.03)
-    assert split == deal(reversed(keys), 0.1, 0.2, seed=0)
-    assert split != deal(keys, 0.1, 0.2, seed=1)
-
-
-def test_new_entries_do_not_move_old_ones():
-    keys = [f"entry{i}" for i in range(200)]
-    few, many = deal(keys[:100], 0.1, 0.1, 0), deal(keys, 0.1, 0.1, 0)
-    assert all(many[key] == split for key, split in few.items())
-
-
-@pytest.mark.parametrize("count", [3, 4, 10])
-def test_every_wanted_split_gets_an_entry(count):
-    for seed in range(20):
-        assert set(deal(map(str, range(count)), 0.1, 0.1, seed).values()) == {"train", "val", "test"}
-    assert set(deal(map(str, range(count)), 0.0, 0.0, 0).values()) == {"train"}
-
-
-def test_one_or_two_entries_are_dealt_by_hash_alone():
-    assert len(deal(["a", "b"], 0.4, 0.4, 0)) == 2
+from gentle_protein.datasets.splits import components, read_splits
 
 
 def test_groups_that_share_a_member_are_joined_through_others():

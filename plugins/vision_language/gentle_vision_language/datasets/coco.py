@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, deal_splits
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import CocoConfig
 from gentle_vision_language.datasets.files import image_files
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import deal, split_name
+from gentle_vision_language.datasets.splits import split_name
 from gentle_vision_language.datasets.text_files import read_text
 from gentle_vision_language.items import ImageFile
 
@@ -38,7 +38,7 @@ def build(config: CocoConfig, context: BuildContext) -> CaptionDataset:
     if len(sources) > 1:
         split_of = {name: _split(source) for name, (source, _) in found.items()}
     else:
-        split_of = dict(deal(found, config.val_fraction, config.test_fraction, config.split_seed))
+        split_of = dict(deal_splits(found, config.val_fraction, config.test_fraction, config.split_seed))
     entries: list[tuple[str, Entry]] = []
     for name, (source, texts) in found.items():
         if name not in files:

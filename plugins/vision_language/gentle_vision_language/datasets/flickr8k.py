@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, deal_splits
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import Flickr8kConfig
 from gentle_vision_language.datasets.files import image_files
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import deal
 from gentle_vision_language.datasets.text_files import read_lines
 from gentle_vision_language.items import ImageFile
 
@@ -40,7 +39,9 @@ def build(config: Flickr8kConfig, context: BuildContext) -> CaptionDataset:
     if not texts:
         raise DataError("; ".join(filter(None, (f"{captions}: holds no caption", skips.notice()))))
     files = image_files(config.images or config.path)
-    split_of = _lists(config.path, skips) or deal(texts, config.val_fraction, config.test_fraction, config.split_seed)
+    split_of = _lists(config.path, skips) or deal_splits(
+        texts, config.val_fraction, config.test_fraction, config.split_seed
+    )
 
     entries: list[tuple[str, Entry]] = []
     for name, given in texts.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, deal_splits
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import CaptionsConfig, ImageCaptionsConfig, ImageChecks, ImagesConfig
 from gentle_vision_language.datasets.files import (
@@ -23,7 +23,7 @@ from gentle_vision_language.datasets.files import (
     texts_of,
 )
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import deal, read_splits, split_name
+from gentle_vision_language.datasets.splits import read_splits, split_name
 from gentle_vision_language.datasets.text_files import read_lines
 from gentle_vision_language.items import ImageFile
 
@@ -172,7 +172,9 @@ def _splits(config: ImageCaptionsConfig, names: Names, found: Mapping[str, _Row]
         return {path: split for path, split in lists.items() if path is not None}
     if any(row.split for row in found.values()):
         return {path: row.split for path, row in found.items() if row.split}
-    by_id = deal((names.ids[path] for path in found), config.val_fraction, config.test_fraction, config.split_seed)
+    by_id = deal_splits(
+        (names.ids[path] for path in found), config.val_fraction, config.test_fraction, config.split_seed
+    )
     return {path: by_id[names.ids[path]] for path in found}
 
 

@@ -15,10 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, deal_splits
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry
 from gentle_vision_language.datasets.config import OpenMojiConfig
-from gentle_vision_language.datasets.splits import SPLITS, deal
+from gentle_vision_language.datasets.splits import SPLITS
 from gentle_vision_language.decode import in_threads
 from gentle_vision_language.items import ImageFile
 
@@ -41,7 +41,7 @@ def build(config: OpenMojiConfig, context: BuildContext) -> CaptionDataset:
         context.progress(f"rendering {len(missing)} OpenMoji pictures into {folder}, once")
         render(missing, config.size)
     group = {code: family(code) for code, _, _ in found}
-    split = deal(group.values(), config.val_fraction, config.test_fraction, config.split_seed)
+    split = deal_splits(group.values(), config.val_fraction, config.test_fraction, config.split_seed)
     splits: dict[str, list[Entry]] = {name: [] for name in SPLITS}
     for code, _, names in found:
         captions = names if config.aliases else names[:1]

@@ -1,10 +1,9 @@
-"""Dealing images to train, val and test."""
+"""What files say of train, val and test."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from gentle_core.api import DataError
@@ -27,32 +26,6 @@ def split_name(name: str) -> str | None:
     """ "val" for "Validation"; None for what is no split."""
     name = ALIASES.get(name.strip().lower(), name.strip().lower())
     return name if name in SPLITS else None
-
-
-def position(key: str, seed: int) -> float:
-    """A number in [0, 1) that depends on `key` and `seed` alone."""
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def deal(keys: Iterable[str], val: float, test: float, seed: int) -> dict[str, str]:
-    """The split of each key by its hash, so that new keys do not move old ones.
-
-    Of three keys or more every wanted split gets at least one.
-    """
-    order = sorted(set(keys), key=lambda key: position(key, seed))
-    split = {key: _by_position(position(key, seed), val, test) for key in order}
-    wanted = {"train"} | ({"val"} if val > 0 else set()) | ({"test"} if test > 0 else set())
-    if wanted <= set(split.values()) or len(order) < 3:
-        return split
-    tests = max(1, round(test * len(order))) if test > 0 else 0
-    vals = max(1, round(val * len(order))) if val > 0 else 0
-    rest = len(order) - tests - vals
-    return dict(zip(order, ["test"] * tests + ["val"] * vals + ["train"] * rest, strict=True))
-
-
-def _by_position(place: float, val: float, test: float) -> str:
-    return "test" if place < test else "val" if place < test + val else "train"
 
 
 def read_splits(path: Path) -> dict[str, str]:

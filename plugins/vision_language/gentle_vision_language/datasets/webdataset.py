@@ -12,12 +12,12 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, deal_splits
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import WebDatasetConfig
 from gentle_vision_language.datasets.files import CAPTION_KEYS, SUFFIX, texts_of
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import deal, split_name
+from gentle_vision_language.datasets.splits import split_name
 from gentle_vision_language.items import ImageFile
 
 
@@ -44,7 +44,7 @@ def build(config: WebDatasetConfig, context: BuildContext) -> CaptionDataset:
         splits = {key: split or "train" for key, split, _ in found}
     else:
         whole = [key for key, _, sample in found if sample.image is not None and sample.captions]
-        splits = deal(whole, config.val_fraction, config.test_fraction, config.split_seed)
+        splits = deal_splits(whole, config.val_fraction, config.test_fraction, config.split_seed)
     entries = []
     for key, _, sample in found:
         captions = clean_captions(sample.captions, key, skips)
