@@ -25,7 +25,7 @@ def build(config: CocoConfig, context: BuildContext) -> CaptionDataset:
     would be skipped.
     """
     if not config.path.is_dir():
-        raise DataError(f"{config.path}: no such folder")
+        raise DataError(f"{config.path}: no such folder; give the one that holds the data set as `path`")
     skips, counts = Skips(config.strict), Counter[str]()
     files = image_files(config.images or config.path)
     sources = [config.captions] if config.captions else caption_files(config.path)

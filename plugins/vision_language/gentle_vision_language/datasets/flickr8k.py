@@ -30,7 +30,7 @@ def build(config: Flickr8kConfig, context: BuildContext) -> CaptionDataset:
     skipped.
     """
     if not config.path.is_dir():
-        raise DataError(f"{config.path}: no such folder")
+        raise DataError(f"{config.path}: no such folder; give the one that holds the data set as `path`")
     captions = config.captions or _first(config.path, CAPTION_FILES)
     skips, counts = Skips(config.strict), Counter[str]()
     texts: dict[str, list[str]] = {}
