@@ -309,7 +309,7 @@ class Trainer:
         values |= {f"rows/{name}": count for name, count in out.counts.items()}
         values |= _flat(out.logs)
         ranks, seconds = self.backend.ranks, max(seconds, 1e-9)
-        measured = ranks.gather((waited, talked, memory_gib(self.model.device), self.flops.count or 0))
+        measured = ranks.gather((waited, talked / seconds, memory_gib(self.model.device), self.flops.count or 0))
         waits, talks, memory, flops = zip(*measured, strict=True)
         values |= {
             "learning_rate": taken.rate,
@@ -322,7 +322,7 @@ class Trainer:
         if peak := peak_tflops(self.model.device, self.table.precision, self.engine.peak_tflops):
             values["flop_share"] = values["tflops"] / (peak * ranks.size)
         if ranks.size > 1:
-            values["communication"] = sum(talks) / ranks.size / seconds
+            values["communication"] = sum(talks) / ranks.size
         if taken.scale != 1:
             values["loss_scale"] = taken.scale
         return values
