@@ -19,7 +19,9 @@ import attrs
 import numpy as np
 import torch
 
-from gentle_core.closed_form.forms import Features, Form, drawn, fit_forms
+from gentle_core.closed_form.features import Features, drawn
+from gentle_core.closed_form.fit import fit_forms
+from gentle_core.closed_form.forms import Form
 from gentle_core.closed_form.judge import Judge
 from gentle_core.errors import DataError
 from gentle_core.evaluate.retrieval import Ranks

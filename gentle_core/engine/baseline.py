@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from gentle_core.closed_form.forms import Choice, Form, choose
+from gentle_core.closed_form.choice import Choice, choose
+from gentle_core.closed_form.forms import Form
 from gentle_core.engine.artifact import load_model, save_model
 from gentle_core.engine.baselines import closed_forms, facts_of, folder_of
 from gentle_core.engine.closed import ClosedFormModel, embedded

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from gentle_core.closed_form.crossfit import fit_forms_crossed
-from gentle_core.closed_form.forms import Form, fit_forms
+from gentle_core.closed_form.fit import fit_forms
+from gentle_core.closed_form.forms import Form
 from gentle_core.engine.closed import FeatureSource, feature_source, gather
 from gentle_core.engine.session import Session
 from gentle_core.engine.towers import AlignedModel

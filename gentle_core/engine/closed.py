@@ -14,7 +14,9 @@ from safetensors.numpy import save as serialise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentle_core.closed_form.forms import Features, Form, from_arrays, to_arrays
+from gentle_core.closed_form.features import Features
+from gentle_core.closed_form.forms import Form
+from gentle_core.closed_form.storage import from_arrays, to_arrays
 from gentle_core.data.pools import Pools
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from gentle_core.batch import BuildContext
 from gentle_core.builtin import ClosedFormTeacherConfig
-from gentle_core.closed_form.forms import Choice, Features, Form, choose, fit_forms
+from gentle_core.closed_form.choice import Choice, choose
+from gentle_core.closed_form.features import Features
+from gentle_core.closed_form.fit import fit_forms
+from gentle_core.closed_form.forms import Form
 from gentle_core.errors import DataError
 from gentle_core.modules import TeacherModule
 from gentle_core.protocols import TeacherView

@@ -21,7 +21,8 @@ import scipy.sparse as sp
 import torch
 from sklearn.utils.extmath import randomized_svd
 
-from gentle_core.closed_form import forms
+from gentle_core.closed_form import fit
+from gentle_core.closed_form.features import Features, drawn
 from gentle_core.closed_form.graph import KEPT, WIDEST, basis_of, largest, nodes_of, profiles_of, with_basis
 from gentle_core.closed_form.hubness import Corrected, choose_hubness
 from gentle_core.evaluate.retrieval import mean_recall, ranks, ranks_both
@@ -29,7 +30,7 @@ from gentle_core.evaluate.retrieval import mean_recall, ranks, ranks_both
 IMAGES, VALIDATION, WIDTHS, FACTORS = 5384, 616, (1280, 384), 60
 
 
-def data(pairs: int, captions: int) -> forms.Features:
+def data(pairs: int, captions: int) -> Features:
     rng = np.random.default_rng(0)
     factors = rng.normal(size=(IMAGES + VALIDATION, FACTORS))
     maps = [rng.normal(size=(FACTORS, width)) / FACTORS**0.5 for width in WIDTHS]
@@ -41,7 +42,7 @@ def data(pairs: int, captions: int) -> forms.Features:
     ends = [(pairs * k, IMAGES * k) for k in (1, captions)]
     labels = [own[:first] for own, (first, _) in zip(samples, ends, strict=True)]
     (a, b), (c, d) = ends
-    return forms.Features(x[:a], y[:c], *labels, x[a:b], y[c:d], x[b:], y[d:], samples[0][b:], samples[1][d:])
+    return Features(x[:a], y[:c], *labels, x[a:b], y[c:d], x[b:], y[d:], samples[0][b:], samples[1][d:])
 
 
 def compare(name: str, ours: Callable[[], Any], alone: Callable[[], Any], rounds: int = 1) -> None:
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=5)
     arguments = parser.parse_args()
     given = data(arguments.pairs, arguments.captions)
-    cca, _ = forms._linear(given, "cca")
+    cca, _ = fit._linear(given, "cca")
     val = cca.plain(given.x_val, "x"), cca.plain(given.y_val, "y")
     ids = (given.samples_x_val, given.samples_y_val)
     print(f"{arguments.pairs} pairs, {len(given.pool_x)} and {len(given.pool_y)} pool items: together, each alone")
@@ -86,24 +87,22 @@ def main() -> None:
 
     compare("ranks of both directions", both, each, 5)
 
-    bank = tuple(
-        cca.plain(rows, side) for rows, side in zip(forms._drawn(given, forms.BANK_ROWS, 0), "xy", strict=True)
-    )
+    bank = tuple(cca.plain(rows, side) for rows, side in zip(drawn(given, fit.BANK_ROWS, 0), "xy", strict=True))
 
     def settings_together() -> list[float]:
-        return [t["recall"] for t in choose_hubness({"unpaired": bank}, *val, *ids, grid=forms.LIFTABLE).tried]
+        return [t["recall"] for t in choose_hubness({"unpaired": bank}, *val, *ids, grid=fit.LIFTABLE).tried]
 
     def settings_alone() -> list[float]:
-        every = (Corrected.of(s, *bank).ranks_both(*val, *ids) for s in forms.LIFTABLE)
+        every = (Corrected.of(s, *bank).ranks_both(*val, *ids) for s in fit.LIFTABLE)
         return [mean_recall(found) for found in every]
 
     compare("hubness: settings of one bank", settings_together, settings_alone, 3)
 
     pairs = (cca.plain(given.items_x, "x"), cca.plain(given.items_y, "y"))
-    pools = tuple(cca.plain(rows, side) for rows, side in zip(forms._drawn(given, 2000, 0), "xy", strict=True))
+    pools = tuple(cca.plain(rows, side) for rows, side in zip(drawn(given, 2000, 0), "xy", strict=True))
     nodes = nodes_of(pairs, (pools[0], pools[1]))
     labels = (given.labels_x, given.labels_y)
-    start = forms.GRAPHS[-1]
+    start = fit.GRAPHS[-1]
     profiles = profiles_of(start, nodes, labels)
     wide = sp.random_array((len(nodes[1]), arguments.pairs), density=0.5, format="csr", rng=np.random.default_rng(1))
     compare(
@@ -114,11 +113,11 @@ def main() -> None:
 
     def settings_of_a_graph() -> list[float]:
         of_val = [graph.profile(z) for graph, z in zip(with_basis(start, nodes, profiles, None), val, strict=True)]
-        return [mean_recall(found) for _, found in forms.profile_ranks(given, val, profiles, of_val)]
+        return [mean_recall(found) for _, found in fit.profile_ranks(given, val, profiles, of_val)]
 
     def settings_by_their_rows() -> list[float]:
         found = []
-        for root, share in itertools.product((False, True), forms.PROFILE_SHARES):
+        for root, share in itertools.product((False, True), fit.PROFILE_SHARES):
             settings = attrs.evolve(start, root=root, share=share)
             graphs = with_basis(settings, nodes, profiles, basis_of(profiles, root))
             rows = [graph.embed(z) for graph, z in zip(graphs, val, strict=True)]

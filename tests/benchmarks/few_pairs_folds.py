@@ -15,8 +15,9 @@ import numpy as np
 from few_pairs import interval
 from few_pairs_pools import Opened
 
+from gentle_core.closed_form.choice import choose
 from gentle_core.closed_form.crossfit import fit_forms_crossed
-from gentle_core.closed_form.forms import choose, fit_forms
+from gentle_core.closed_form.fit import fit_forms
 from gentle_core.form_names import FORM_NAMES
 
 

@@ -20,7 +20,10 @@ import numpy as np
 import torch
 from few_pairs import interval
 
-from gentle_core.closed_form.forms import Features, Form, choose, fit_forms
+from gentle_core.closed_form.choice import choose
+from gentle_core.closed_form.features import Features
+from gentle_core.closed_form.fit import fit_forms
+from gentle_core.closed_form.forms import Form
 from gentle_core.engine.baselines import feature_source
 from gentle_core.engine.closed import FeatureSource, gather
 from gentle_core.engine.progress import Display

@@ -23,7 +23,7 @@ from few_pairs import interval
 from sklearn.cluster import MiniBatchKMeans
 from torch.nn import functional as F
 
-from gentle_core.closed_form.forms import Features
+from gentle_core.closed_form.features import Features
 from gentle_core.closed_form.graph import nearest
 from gentle_core.closed_form.linear import Alignment, cca
 from gentle_core.closed_form.moments import Moments

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from gentle_core.closed_form import forms as forms_module
+from gentle_core.closed_form import fit as fit_module
 from gentle_core.closed_form.crossfit import DISTRACTORS, fit_forms_crossed, folds_of, together
-from gentle_core.closed_form.forms import Fitted, fit_forms
+from gentle_core.closed_form.fit import fit_forms
+from gentle_core.closed_form.forms import Fitted
 from gentle_core.closed_form.linear import cca
 from gentle_core.closed_form.moments import Moments
 from gentle_core.closed_form.select import POWERS, RIDGES
@@ -112,14 +113,14 @@ def test_few_pairs_and_no_pools_are_enough():
 def test_what_goes_wrong_in_a_fold_is_raised_and_nobody_waits_for_ever(monkeypatch):
     with pytest.raises(DataError, match="no closed form is called ot-me"):
         fit_forms_crossed(features(), ["ot-me"])
-    whole = forms_module.choose_hubness
+    whole = fit_module.choose_hubness
 
     def broken(*args, **options):
         if threading.current_thread().name == "fold 3":
             raise DataError("fold 3 is broken")
         return whole(*args, **options)
 
-    monkeypatch.setattr(forms_module, "choose_hubness", broken)
+    monkeypatch.setattr(fit_module, "choose_hubness", broken)
     with pytest.raises(DataError, match="fold 3 is broken"):
         fit_forms_crossed(features(), ["cca"])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fold")]

@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from gentle_core.closed_form import forms as module
-from gentle_core.closed_form.forms import (
-    LABELS,
-    Ensemble,
-    Features,
-    Fitted,
-    choose,
-    corrected,
-    fit_forms,
-    from_arrays,
-    to_arrays,
-)
+from gentle_core.closed_form import fit as module
+from gentle_core.closed_form.choice import CLEAR, choose
+from gentle_core.closed_form.features import Features
+from gentle_core.closed_form.fit import corrected, fit_forms
+from gentle_core.closed_form.forms import LABELS, TRAINED, Ensemble, Fitted
 from gentle_core.closed_form.graph import propagate_both
+from gentle_core.closed_form.storage import from_arrays, to_arrays
 from gentle_core.closed_form.transport import OtEm, OtEmData, ot_em, ot_em_rounds
 from gentle_core.errors import DataError
 from gentle_core.evaluate.retrieval import describe_all, ranks_both
@@ -153,7 +147,7 @@ def test_trained_heads_are_a_form_and_no_features():
     found = {form.label: form for form in fit_forms(wide, ("cca", "propagation", "ensemble"), hubness=False)}
     for label, form in plain.items():
         torch.testing.assert_close(found[label].embed(wide.x_val, "x"), form.embed(data.x_val, "x"), rtol=0, atol=0)
-    heads = found[module.TRAINED]
+    heads = found[TRAINED]
     assert heads.recall == 100 and not heads.pools  # the same rows on both sides
     expected = torch.nn.functional.normalize(joint[100:], dim=1)
     torch.testing.assert_close(heads.embed(wide.y_val, "y"), expected)
@@ -218,4 +212,4 @@ def test_errors_say_what_is_wrong():
         fit_forms(one)
     with pytest.raises(DataError, match="no pair among the validation"):
         fit_forms(attrs.evolve(data, samples_x_val=range(100, 140)))
-    assert module.CLEAR < 0.95
+    assert CLEAR < 0.95

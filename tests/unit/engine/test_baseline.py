@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gentle_core.closed_form import forms as forms_module
+from gentle_core.closed_form import fit as fit_module
 from gentle_core.closed_form.forms import LABELS, TRAINED, Ensemble
 from gentle_core.engine import baselines as baselines_module
 from gentle_core.engine import session as session_module
@@ -111,7 +111,7 @@ def test_the_heads_of_a_trained_run_are_a_form_of_their_own(closed, toy_run, toy
     result = closed("again", trained=run.out)
     assert figures(result)[TRAINED] == pytest.approx(own, abs=0.2)
     assert figures(result)["CCA, closed form"] != own
-    fitted = forms_module.fit_forms
+    fitted = fit_module.fit_forms
 
     def all_averaged(*args: Any, **options: Any) -> Any:
         found = [form for form in fitted(*args, **options) if form.hubness is None]
