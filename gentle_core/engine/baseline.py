@@ -12,6 +12,7 @@ from gentle_core.closed_form.forms import Form
 from gentle_core.engine.artifact import load_model, save_model
 from gentle_core.engine.baselines import closed_forms, facts_of, folder_of
 from gentle_core.engine.closed import ClosedFormModel, embedded
+from gentle_core.engine.describe import describe
 from gentle_core.engine.progress import Display
 from gentle_core.engine.run import examples, recorded, save_embeddings
 from gentle_core.engine.session import Session
@@ -112,7 +113,7 @@ def _run(session: Session, forms: tuple[str, ...], correct: bool, trained: Path 
         )
     if trained is not None:
         session.model = load_model(trained, str(session.device), session.resolved.catalog)
-    session.describe(trains=False)
+    describe(session, trains=False)
     source, fitted = closed_forms(
         session, session.model, forms, correct=correct, heads=trained is not None, crossed=crossed
     )

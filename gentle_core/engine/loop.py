@@ -349,11 +349,3 @@ def _flat(logs: Mapping[str, Any]) -> dict[str, float]:
         else:
             found[name] = float(parts[0] if isinstance(parts, list | tuple) else parts)
     return {name: value for name, value in found.items() if math.isfinite(value)}
-
-
-def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """All parameters and those that train."""
-    return (
-        sum(p.numel() for p in module.parameters()),
-        sum(p.numel() for p in module.parameters() if p.requires_grad),
-    )

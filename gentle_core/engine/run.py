@@ -17,6 +17,7 @@ from gentle_core.engine.artifact import save_model
 from gentle_core.engine.check_pools import warn_of_foreign_pools
 from gentle_core.engine.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from gentle_core.engine.closed import embedded
+from gentle_core.engine.describe import describe
 from gentle_core.engine.hubness import correct_hubness
 from gentle_core.engine.interrupt import InterruptFlag
 from gentle_core.engine.loop import Trainer
@@ -109,7 +110,7 @@ def recorded(session: Session) -> Iterator[None]:
 def _run(session: Session) -> RunResult:
     run, recipe = session.run, session.recipe
     session.build()
-    session.describe()
+    describe(session)
     trainer = session.trainer()
     warn_of_foreign_pools(session)
     session.cache_held_out()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from gentle_core.engine.artifact import load_model
 from gentle_core.engine.backend import Backend, make_backend
 from gentle_core.engine.build import Builder
 from gentle_core.engine.interrupt import InterruptFlag
-from gentle_core.engine.loop import Trainer, count_parameters
+from gentle_core.engine.loop import Trainer
 from gentle_core.engine.measure import compare, measure
 from gentle_core.engine.progress import Display
 from gentle_core.engine.pseudo import PseudoPairing, View
@@ -32,10 +31,9 @@ from gentle_core.engine.ranks import ALONE, Ranks
 from gentle_core.engine.recompute import checkpoint_activations
 from gentle_core.engine.rundir import RunDirectory, environment
 from gentle_core.engine.splits import Embedded, Split, limited
-from gentle_core.engine.starts import Paired, fit_cca, start
+from gentle_core.engine.starts import start_heads
 from gentle_core.engine.towers import AlignedModel
 from gentle_core.errors import DataError, GentleError, RecipeError
-from gentle_core.evaluate.arrays import matched_rows
 from gentle_core.losses.chunks import BATCH_NORMS
 from gentle_core.modules import EncoderModule
 from gentle_core.recipe.load import Resolved, differences
@@ -63,9 +61,6 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise RecipeError(f"engine.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
-
-NAMED = 100
-"""How many of the items that an encoder cuts are named in the manifest; the counts are exact."""
 
 STATISTICS_ROWS = 512
 """Items whose features standardise the head of an encoder that trains."""
@@ -247,7 +242,7 @@ class Session:
                 sample = self._statistics_rows(used, name) if features is None else used
                 found = self.train.features(self.model, name, sample) if features is None else features
                 shown = found[..., sample, :].flatten(0, -2)  # all views of an item count
-                self._check_finite(name, sample * (len(shown) // len(sample)), shown)
+                self.check_finite(name, sample * (len(shown) // len(sample)), shown)
                 tower.head.standardize(shown.to(self.device))
             sources[name] = TowerSource(
                 modality=self.towers[name], index=self.train.index[name], load=self.dataset.load,
@@ -259,31 +254,6 @@ class Session:
                 "`gentle plugins info` shows the dataset's options"
             )
         return sources
-
-    def _start_heads(self) -> None:
-        """Heads with `init = "cca"` begin where CCA on the encoders' features lies."""
-        pair = self.builder.pairs()[0]
-        if self.recipe.towers[pair[0]].head.init != "cca":
-            return
-        matched = dict(zip(pair, self.pools.all_of_both(*pair), strict=True))
-        if (count := len(set(matched[pair[0]][1].tolist()))) < 3:
-            raise DataError(f'head.init = "cca" needs three pairs or more, and there are {count}: raise dataset.paired')
-        features = {}  # computed by all ranks together
-        for name, (positions, _) in matched.items():
-            rows = positions.tolist()
-            features[name] = self.train.features(self.model, name, rows)[rows]
-            self._check_finite(name, rows, features[name])
-        left, right = matched_rows(*(numbers for _, numbers in matched.values()))
-        x, y = features[pair[0]][left], features[pair[1]][right]
-        data = Paired(x, y)
-        if (val := self.validation) is not None:
-            (x_val, y_val), (samples_x, samples_y) = (
-                [val.features(self.model, name) for name in pair], [val.index[name].samples for name in pair]
-            )  # fmt: skip
-            data = Paired(x, y, x_val, y_val, samples_x, samples_y)
-        fitted = self.ranks.on_main(functools.partial(fit_cca, data))
-        start(self.model.tower(pair[0]).head, fitted.mean_x, fitted.x_map)
-        start(self.model.tower(pair[1]).head, fitted.mean_y, fitted.y_map)
 
     def _augmentation_names(self, tower: str) -> str:
         """What the tower's augmented views depend on."""
@@ -301,7 +271,8 @@ class Session:
         rows = set(self.pools.unmatched[tower].tolist())
         return sorted(rows.union(*(group.tolist() for group in self.pools.matched[tower])))
 
-    def _check_finite(self, tower: str, positions: list[int], features: Tensor) -> None:
+    def check_finite(self, tower: str, positions: list[int], features: Tensor) -> None:
+        """Features (n, W) of training items at `positions` must be numbers; a DataError names those whose are not."""
         bad = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if bad:
             names = ", ".join(self.train.index[tower].items[positions[i]] for i in bad[:3])
@@ -318,7 +289,7 @@ class Session:
     def trainer(self) -> Trainer:
         recipe = self.recipe
         sources = self._sources()
-        self._start_heads()
+        start_heads(self)
         sampler = BatchSampler(self.pools, self.rows, recipe.train.seed)
         data = StepDataset(
             sources, sampler, recipe.train.seed,
@@ -407,47 +378,3 @@ class Session:
     def compared(self, ours: Embedded, theirs: Embedded) -> dict[str, dict[str, float]]:
         """Differences between two sets of embeddings, with intervals."""
         return self.ranks.on_main(lambda: compare(ours, theirs, self.builder.pairs(), self.recipe.train.seed))
-
-    def _pseudo_rows(self) -> int:
-        """Pseudo-pairs of a batch: none where the pools are empty."""
-        table = self.recipe.pseudo
-        wanted = table is not None and "pseudo" in self.needs and all(self.pools.pool_sizes.values())
-        return table.rows if table is not None and wanted else 0
-
-    def describe(self, trains: bool = True) -> None:
-        """Put what was built into the manifest and say it; batches and steps only where something is trained."""
-        towers = {}
-        for name, table in self.recipe.towers.items():
-            tower = self.model.tower(name)
-            total, _ = count_parameters(tower.encoder)
-            _, trainable = count_parameters(tower)
-            spec = self.resolved.catalog.get("encoder", table.encoder.use).spec
-            towers[name] = {
-                "modality": table.modality, "encoder": table.encoder.use, "frozen": table.encoder.freeze,
-                "parameters": total, "trainable": trainable, "licence": spec.licence, "citation": spec.citation,
-                "facts": dict(tower.encoder.facts()),
-            }  # fmt: skip
-            if name in self.cut:
-                towers[name]["cut"] = {
-                    split: {"count": len(items), "items": items[:NAMED]} for split, items in self.cut[name].items()
-                }
-        data = {
-            "pairs": self.pools.pairs, "pools": self.pools.pool_sizes, "pool": self.recipe.dataset.pool,
-            "device": str(self.device),
-            "held_out": {name: {t: len(i) for t, i in split.index.items()} for name, split in self.splits.items()},
-        }  # fmt: skip
-        if trains:
-            data |= {
-                "paired_rows": self.rows.paired, "unpaired_rows": dict(self.rows.unpaired), "steps": self.rows.steps,
-                "steps_per_epoch": self.rows.steps_per_epoch, "pseudo_rows": self._pseudo_rows(),
-            }  # fmt: skip
-        self.run.update_manifest(towers=towers, data=data, dataset=dict(self.dataset.facts()))
-        pools = ", ".join(f"{tower} {size}" for tower, size in self.pools.pool_sizes.items())
-        self.display.say(f"data: {self.pools.pairs} pairs; unmatched pools: {pools}")
-        if not trains:
-            return
-        rows = ", ".join(f"{tower} {count}" for tower, count in self.rows.unpaired.items())
-        pseudo = f"; {n} pseudo-pairs" if (n := self._pseudo_rows()) else ""
-        self.display.say(
-            f"batch: {self.rows.paired} matched rows; unmatched rows: {rows}{pseudo}; {self.rows.steps} steps"
-        )

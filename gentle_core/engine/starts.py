@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -13,6 +15,11 @@ from gentle_core.closed_form.linear import Alignment, cca
 from gentle_core.closed_form.moments import Moments
 from gentle_core.closed_form.select import fit_select
 from gentle_core.engine.towers import ProjectionHead
+from gentle_core.errors import DataError
+from gentle_core.evaluate.arrays import matched_rows
+
+if TYPE_CHECKING:
+    from gentle_core.engine.session import Session
 
 UNTOLD = 1.0
 """Ridge and column power where no validation items tell."""
@@ -38,6 +45,32 @@ def fit_cca(data: Paired) -> Alignment:
             dimensions=(),
         ).alignment  # fmt: skip
     return cca(Moments.of(data.x, data.y), UNTOLD).weighted(UNTOLD)
+
+
+def start_heads(session: Session) -> None:
+    """Heads with `init = "cca"` begin where CCA on the encoders' features lies."""
+    pair = session.builder.pairs()[0]
+    if session.recipe.towers[pair[0]].head.init != "cca":
+        return
+    matched = dict(zip(pair, session.pools.all_of_both(*pair), strict=True))
+    if (count := len(set(matched[pair[0]][1].tolist()))) < 3:
+        raise DataError(f'head.init = "cca" needs three pairs or more, and there are {count}: raise dataset.paired')
+    features = {}  # computed by all ranks together
+    for name, (positions, _) in matched.items():
+        rows = positions.tolist()
+        features[name] = session.train.features(session.model, name, rows)[rows]
+        session.check_finite(name, rows, features[name])
+    left, right = matched_rows(*(numbers for _, numbers in matched.values()))
+    x, y = features[pair[0]][left], features[pair[1]][right]
+    data = Paired(x, y)
+    if (val := session.validation) is not None:
+        (x_val, y_val), (samples_x, samples_y) = (
+            [val.features(session.model, name) for name in pair], [val.index[name].samples for name in pair]
+        )  # fmt: skip
+        data = Paired(x, y, x_val, y_val, samples_x, samples_y)
+    fitted = session.ranks.on_main(functools.partial(fit_cca, data))
+    start(session.model.tower(pair[0]).head, fitted.mean_x, fitted.x_map)
+    start(session.model.tower(pair[1]).head, fitted.mean_y, fitted.y_map)
 
 
 @torch.no_grad()
