@@ -13,7 +13,7 @@ import attrs
 
 from gentle_core.batch import BuildContext, ItemIndex
 from gentle_core.builtin import Child, GentleConfig, needs
-from gentle_core.data.pools import pools_of
+from gentle_core.data.pools import missing_pairs, pools_of
 from gentle_core.data.rows import rows_per_batch
 from gentle_core.data.sources import open_dataset
 from gentle_core.data.streams import torch_seed
@@ -151,6 +151,8 @@ def _data_rows(resolved: Resolved, notify: Callable[[str], None], progress: Call
     wanted = _needs(resolved)
     if not pools.pairs and "pairs" in wanted:
         raise DataError(f"{recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired")
+    if said := missing_pairs(table, pools):
+        notify(said)
     own = {name: tower.unpaired_rows for name, tower in recipe.towers.items()}
     rows = rows_per_batch(recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in wanted, own)
     sizes = ", ".join(f"{tower} {size}" for tower, size in pools.pool_sizes.items())

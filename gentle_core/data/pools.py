@@ -84,6 +84,13 @@ def pools_of(table: DatasetTable, index: Mapping[str, ItemIndex], towers: Mappin
     return make_pools(index, towers, paired=table.paired, pool=table.pool, unpaired=table.remaining, seed=seed)
 
 
+def missing_pairs(table: DatasetTable, pools: Pools) -> str:
+    """A sentence where the recipe counts on more pairs than there are; "" otherwise."""
+    if isinstance(table.paired, float) or table.paired <= pools.pairs:
+        return ""
+    return f"dataset.paired = {table.paired}, and there are {pools.pairs} pairs: all are used, none joins the pools"
+
+
 def make_pools(
     index: Mapping[str, ItemIndex],
     towers: Mapping[str, str],

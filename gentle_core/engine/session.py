@@ -14,7 +14,7 @@ from torch import Tensor
 from gentle_core.builtin import needs
 from gentle_core.data.features import FeatureStore
 from gentle_core.data.loader import StepDataset, TowerSource
-from gentle_core.data.pools import Pools, pools_of
+from gentle_core.data.pools import Pools, missing_pairs, pools_of
 from gentle_core.data.rows import RowPlan, rows_per_batch
 from gentle_core.data.sampler import BatchSampler
 from gentle_core.data.streams import stream
@@ -166,6 +166,8 @@ class Session:
                 f"{self.recipe.objective.use} needs matched pairs, and there are none: raise dataset.paired, "
                 "bring items with the same ids in two modalities, or choose an objective with unpaired terms"
             )
+        if said := missing_pairs(table, pools):
+            self.notice(said)
         own = {name: tower.unpaired_rows for name, tower in self.recipe.towers.items()}
         return pools, rows_per_batch(self.recipe.train, pools.pairs, pools.pool_sizes, "unpaired" in self.needs, own)
 

@@ -15,6 +15,7 @@ from gentle_core.errors import RecipeError
 from gentle_core.recipe.lines import KeyPath, key_lines, parse_key
 from gentle_core.recipe.model import Component, DatasetTable, ObjectiveTable
 from gentle_core.recipe.structure import Sourced
+from gentle_core.suggest import close_to, listed
 
 EXTENDS = "extends"
 
@@ -66,8 +67,10 @@ def read_file(path: Path, shown: str | None = None, chain: tuple[Path, ...] = ()
     except UnicodeDecodeError as error:
         raise RecipeError(f"{shown}: is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
-        raise RecipeError(f"{shown}: {reason}") from error
+        if not isinstance(error, FileNotFoundError):
+            raise RecipeError(f"{shown}: {(error.strerror or str(error)).lower()}") from error
+        close = close_to(path.name, (other.name for other in path.parent.glob("*.toml")))
+        raise RecipeError(f"{shown}: no such file{f' — did you mean {listed(close)}?' if close else ''}") from error
     return read_text(text, shown, path.resolve().parent, (*chain, path.resolve())), text
 
 

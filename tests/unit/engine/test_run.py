@@ -154,6 +154,17 @@ def toy_dataset_rows(catalog, items):
     return dataset.load("toy-a", [str(i) for i in items])
 
 
+def test_more_pairs_than_there_are_is_said(toy_run):
+    manifest = json.loads((toy_run("many", {"dataset.paired": 9999}).out / "manifest.json").read_text())
+    pairs = manifest["data"]["pairs"]
+    assert (
+        f"dataset.paired = 9999, and there are {pairs} pairs: all are used, none joins the pools" in manifest["notices"]
+    )
+    exactly = json.loads((toy_run("all", {"dataset.paired": pairs}).out / "manifest.json").read_text())
+    assert exactly["data"]["pairs"] == pairs
+    assert not any("dataset.paired" in notice for notice in exactly["notices"])
+
+
 NAN = {"dataset.nan_at": 5, "dataset.paired": 1.0, "train.steps": 40, "evaluate.splits": []}
 
 

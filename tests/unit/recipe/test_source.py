@@ -85,8 +85,10 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     Path("main.toml").write_bytes(b"a = '\xff'\n")
     with pytest.raises(RecipeError, match="main.toml: is not UTF-8 text"):
         read_file(Path("main.toml"))
-    with pytest.raises(RecipeError, match="gone.toml: no such file"):
+    with pytest.raises(RecipeError, match="gone.toml: no such file$"):
         read_file(Path("gone.toml"))
+    with pytest.raises(RecipeError, match="mian.toml: no such file — did you mean 'main.toml'"):
+        read_file(Path("mian.toml"))
     with pytest.raises(RecipeError, match=r"\.: is a directory"):
         read_file(Path("."))
 
