@@ -69,8 +69,9 @@ def read_file(path: Path, shown: str | None = None, chain: tuple[Path, ...] = ()
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             raise RecipeError(f"{shown}: {(error.strerror or str(error)).lower()}") from error
-        close = close_to(path.name, (other.name for other in path.parent.glob("*.toml")))
-        raise RecipeError(f"{shown}: no such file{f' — did you mean {listed(close)}?' if close else ''}") from error
+        close = close_to(path.stem, (other.stem for other in path.parent.glob("*.toml")))
+        meant = f" — did you mean {listed(f'{stem}.toml' for stem in close)}?" if close else ""
+        raise RecipeError(f"{shown}: no such file{meant}") from error
     return read_text(text, shown, path.resolve().parent, (*chain, path.resolve())), text
 
 
