@@ -2,10 +2,12 @@
 
     python tests/benchmarks/few_pairs_pools.py RECIPE --foreign OTHER_RECIPE --pairs 0.01 --seeds 5
 
-The foreign pools are training items of another recipe with the same encoders, where one is named. Figures are mean
-recalls (R@1, 5, 10, both ways) in percent on the test split: of what `gentle baseline` would take, and of the best form
-with pools, were it taken whatever validation says. Differences to no pools are paired by seed, with 95 % intervals of
-Student's t. AUC is that of `gentle check-pools` for each tower. docs/explanation/few-pairs.md says what came out.
+The foreign pools are training items of another recipe, where one is named. Where its encoders give features of another
+width, they are projected at random to the width of the recipe's own and given the means and deviations of the pairs'
+columns, so that a pool is not foreign by its scale alone. Figures are mean recalls (R@1, 5, 10, both ways) in percent
+on the test split: of what `gentle baseline` would take, and of the best form with pools, were it taken whatever
+validation says. Differences to no pools are paired by seed, with 95 % intervals of Student's t. AUC is that of `gentle
+check-pools` for each tower. docs/explanation/few-pairs.md says what came out.
 """
 
 from __future__ import annotations
@@ -81,10 +83,20 @@ class Opened:
         return describe_all(ranks_both(*rows, *samples, ("x", "y")))["retrieval/mean/recall"]
 
 
+def like(pool: torch.Tensor, own: torch.Tensor, seed: int) -> torch.Tensor:
+    """Foreign rows (n, W') as rows (n, W) beside features `own` (m, W): as they are where the widths agree."""
+    if pool.shape[1] == own.shape[1]:
+        return pool
+    generator = torch.Generator().manual_seed(seed)
+    rows = pool.double() @ torch.randn(pool.shape[1], own.shape[1], generator=generator, dtype=torch.float64)
+    rows = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp_min(1e-12)
+    return (rows * own.double().std(dim=0) + own.double().mean(dim=0)).to(own.dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
-    parser.add_argument("--foreign", help="a recipe with the same encoders on other data")
+    parser.add_argument("--foreign", help="a recipe on other data, best with the same encoders")
     parser.add_argument("--pairs", default="0.01", help="a count, or a share (with a dot)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", dest="sets", action="append", default=[])
@@ -102,7 +114,8 @@ def main() -> None:
             "disjoint": attrs.evolve(data, pool_x=disjoint.pool_x, pool_y=disjoint.pool_y),
         }
         if foreign is not None:
-            kinds["foreign"] = attrs.evolve(data, pool_x=foreign[0], pool_y=foreign[1])
+            pools = [like(pool, own, seed) for pool, own in zip(foreign, (data.x, data.y), strict=True)]
+            kinds["foreign"] = attrs.evolve(data, pool_x=pools[0], pool_y=pools[1])
         for kind, given in kinds.items():
             choice = choose(fit_forms(given, seed=seed), seed)
             of = found[kind]
