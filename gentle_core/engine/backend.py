@@ -160,13 +160,13 @@ def sum_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
     """Sum gradients over ranks. A parameter that no rank has used keeps none, so that it doesn't decay either."""
     if ranks.size == 1:
         return
-    used = ranks.largest(*(int(p.grad is not None) for p in parameters))
-    concerned = [p for p, flag in zip(parameters, used, strict=True) if flag]
-    for parameter in concerned:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    for dtype in {p.dtype for p in concerned}:
-        ranks.sum_([p.grad for p in concerned if p.dtype == dtype and p.grad is not None])
+    for dtype in dict.fromkeys(p.dtype for p in parameters):
+        concerned = [p for p in parameters if p.dtype == dtype]
+        used = torch.tensor([p.grad is not None for p in concerned], dtype=dtype, device=concerned[0].device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in concerned]
+        ranks.sum_([*gradients, used])
+        for parameter, gradient, flag in zip(concerned, gradients, used.tolist(), strict=True):
+            parameter.grad = gradient if flag else None
 
 
 def clip_gradients(parameters: Sequence[Tensor], limit: float, scale: LossScale) -> float:

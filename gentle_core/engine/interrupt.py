@@ -48,6 +48,10 @@ class InterruptFlag:
         if self.name:
             raise self._stopped()
 
+    def number(self) -> int:
+        """The signal's number; 0 when none came."""
+        return signal.Signals[self.name].value if self.name else 0
+
     def _stopped(self) -> Stopped:
         return Stopped(f"{self.name}: stopped; what was finished is kept, the same command with --resume auto goes on")
 

@@ -82,6 +82,7 @@ class Trainer:
         fingerprints: hashes of the frozen encoders, which a checkpoint does not hold.
         pseudo: where pseudo-pairs come from, if the recipe asks for them.
         trace: where a trace of a few steps is written; None for none.
+        saved: the step of the last checkpoint.
     """
 
     table: TrainTable
@@ -102,6 +103,7 @@ class Trainer:
     flops: Flops = attrs.field(factory=Flops)
     step: int = 0
     skipped: int = 0
+    saved: int = -1
     best: Best = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -128,7 +130,9 @@ class Trainer:
             prune(self.run.checkpoints, self.table.keep_last, {*self.best.names, path.name})
             return path.name
 
-        return self.backend.ranks.on_main(write)
+        name = self.backend.ranks.on_main(write)
+        self.saved = self.step
+        return name
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -143,7 +147,7 @@ class Trainer:
         self.backend.load(checkpoint.tensors["model"], checkpoint.tensors["optimizer"])
         if self.pseudo is not None:
             self.pseudo.load(checkpoint.tensors.get("pseudo", {}))
-        self.step = int(checkpoint.facts["step"])
+        self.step = self.saved = int(checkpoint.facts["step"])
         self.skipped = int(checkpoint.facts["skipped"])
         best = checkpoint.facts["best"]
         self.best = Best(best["metric"], [(value, name) for value, name in best["ranked"]])
@@ -181,13 +185,15 @@ class Trainer:
             with self.interrupt.patiently() as interrupt, traced(self.trace, self.steps - self.step) as stepped:
                 while self.step < self.steps:
                     if self.pseudo is not None and self.pseudo.due(self.step):
+                        self._heed(*ranks.largest(interrupt.number()))  # a teacher may take its time
                         self._ask_teacher(self.pseudo)
                         batches = step_batches(self.data, self.step, self.steps, table.workers)
                     began = time.perf_counter()
                     talked = TALK.seconds
-                    with ranks.together(), record_function("gentle: data"):
+                    with ranks.together(interrupt.number) as agreed, record_function("gentle: data"):
                         inputs = next(batches)
                         waited = time.perf_counter() - began
+                    self._heed(agreed.number)
                     last = self.step + 1 == self.steps
                     log = last or (table.log_every > 0 and (self.step + 1) % table.log_every == 0)
                     context = LossContext(
@@ -222,7 +228,7 @@ class Trainer:
                     else:
                         self.display.advance(self.step)
                     stepped()
-                    self._between_steps(last, interrupt)
+                    self._between_steps(last)
         finally:
             self.display.stop()
 
@@ -243,11 +249,19 @@ class Trainer:
             raise RecipeError(f"train.select: validation gives no metric {self.best.metric!r}{hint}")
         self.run.log(0, "val", metrics)
 
-    def _between_steps(self, last: bool, interrupt: InterruptFlag) -> None:
-        table, saved = self.table, False
-        number = signal.Signals[interrupt.name].value if interrupt.name else 0
-        (number,) = self.backend.ranks.largest(number)  # one rank was asked to stop: all do, after the same step
-        asked = signal.Signals(number).name if number else ""
+    def _heed(self, number: int) -> None:
+        """Stop before the next step if a signal asked a rank to: all ranks after the same step, with a checkpoint."""
+        if not number or not self.step:
+            return
+        if self.saved != self.step:
+            self.save()
+        raise Interrupted(
+            f"{signal.Signals(number).name}: stopped after step {self.step} of {self.steps} with a checkpoint; "
+            "the same command with --resume auto goes on"
+        )
+
+    def _between_steps(self, last: bool) -> None:
+        table = self.table
         if last or (table.evaluate_every and self.step % table.evaluate_every == 0):
             metrics = self.measure()
             self.backend.model.train()
@@ -255,15 +269,9 @@ class Trainer:
             value = metrics.get(self.best.metric, math.nan)
             if math.isfinite(value) and self.best.take(value, f"step-{self.step:08d}", table.keep_best):
                 self.save()
-                saved = True
         due = table.checkpoint_every and self.step % table.checkpoint_every == 0
-        if not saved and (last or asked or due):
+        if self.saved != self.step and (last or due):
             self.save()
-        if asked and not last:
-            raise Interrupted(
-                f"{asked}: stopped after step {self.step} of {self.steps} with a checkpoint; "
-                "the same command with --resume auto goes on"
-            )
 
     def _not_finite(self, out: LossOut, norm: float, inputs: Mapping[str, TowerInputs]) -> None:
         """Write down what was in the batch; the state is that before the step. Returns if the step may be skipped."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -33,6 +34,13 @@ WATCH_EVERY = 0.25
 
 GRACE = 5.0
 """Seconds in which a rank may end by itself after another has failed."""
+
+
+@attrs.define
+class Agreed:
+    """What the ranks have agreed on at the end of `Ranks.together`."""
+
+    number: int = 0
 
 
 class Ranks:
@@ -94,16 +102,21 @@ class Ranks:
         return found[0]
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Work that each rank does apart: an error of one is raised on all. Nothing in it may wait for another rank."""
+    def together(self, number: Callable[[], int] = int) -> Iterator[Agreed]:
+        """Work that each rank does apart: an error of one is raised on all. Nothing in it may wait for another rank.
+
+        The same exchange finds the largest `number()` of the ranks, as it is at the end; see `Agreed`.
+        """
         error: Exception | None = None
+        agreed = Agreed()
         try:
-            yield
+            yield agreed
         except Exception as caught:
             if self.group is None:
                 raise
             error = caught
-        if self.group is None or not self.largest(error is not None)[0]:
+        failed, agreed.number = self.largest(error is not None, number())
+        if not failed:
             return
         said = self.gather(None if error is None else _words(error))
         self._told = True
@@ -141,14 +154,16 @@ class Ranks:
             dist.all_reduce(flat, group=self.group)
             _scatter(flat, tensors)
 
-    def copy_from_main_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one type by those of rank 0."""
-        if self.group is None or not tensors:
-            return
+    def settle_(self, tensors: Sequence[Tensor], agreeable: bool) -> bool:
+        """Replace tensors of one type by those of rank 0; return whether all ranks are agreeable."""
+        if self.group is None:
+            return agreeable
         with TALK.timed():
-            flat = torch.cat([t.reshape(-1) for t in tensors])
-            dist.broadcast(flat, src=0, group=self.group)
-            _scatter(flat, tensors)
+            like = tensors[0] if tensors else torch.empty(0, device=self.device)
+            verdict = like.new_full((1,), float(agreeable))
+            found = self.gather_flat(torch.cat([*(t.reshape(-1) for t in tensors), verdict]))
+            _scatter(found[0][:-1], tensors)
+            return bool(torch.stack([flat[-1] for flat in found]).all())
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 

@@ -102,10 +102,10 @@ def forward_backward(
     with record_function("gentle: objective, backwards"):
         out.loss.backward()
     own = [p.grad for p in loss.parameters() if p.grad is not None]
-    ranks.copy_from_main_(own)  # equal but for rounding on unlike machines; the parameters must not drift apart
     gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
     finite = all(bool(x.isfinite().all()) for x in (out.loss, *own, *gradients.values()))
-    if ranks.largest(not finite)[0]:
+    # Equal but for rounding on unlike machines; the loss's parameters must not drift apart.
+    if not ranks.settle_(own, finite):
         return StepOut(out, norms, finite=False)
     gradients = {key: g[inputs[key[0]].parts[ranks.rank]] for key, g in gradients.items()}
 

@@ -121,6 +121,11 @@ class Block:
     y: Tensor | None
     kernels: list[Kernel] = attrs.field(factory=list)
 
+    @property
+    def distances(self) -> bool:
+        """Whether a kernel is of distances."""
+        return any(not kernel.product for kernel in self.kernels)
+
     def kernel(self, rate: Tensor, **options: Any) -> Kernel:
         """A further kernel on these cells; see `Kernel`."""
         self.kernels.append(Kernel(rate, **options))
@@ -182,7 +187,7 @@ class Cells:
             run_tiled(list(self.blocks.values()), list(self.moments.values()), tile or TILE_ROWS, group)
             return
         places: dict[int, Place] = {}
-        for block in self.blocks.values():
+        for block in sorted(self.blocks.values(), key=lambda block: not block.distances):
             _run_dense(block, places)
         for moment in self.moments.values():
             moment[0] = exact_product(moment[0].T, moment[0].T)
@@ -193,9 +198,9 @@ def _run_dense(block: Block, places: dict[int, Place]) -> None:
     sets = block.x, block.x if block.y is None else block.y
     for z in sets:
         if id(z) not in places:
-            places[id(z)] = Place.of(z)
+            places[id(z)] = Place.of(z, block.distances)
     place_x, place_y = (places[id(z)] for z in sets)
-    c = centred(block.x, block.y, place_x, place_y, any(not kernel.product for kernel in block.kernels))
+    c = centred(block.x, block.y, place_x, place_y, block.distances)
     gram = exact_product(c.x, c.y)
     itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device) if block.y is None else None
     distances = products = None

@@ -42,6 +42,8 @@ class Place:
             cluster by what lies outside).
         width: median squared distance from there.
         reach: largest norm.
+
+    Point and width are empty where no distances are wanted.
     """
 
     point: Tensor
@@ -50,10 +52,13 @@ class Place:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, x: Tensor) -> Place:
+    def of(cls, x: Tensor, distances: bool = True) -> Place:
+        reach = squared_norms(x).max().sqrt()
+        if not distances:
+            return cls(x.new_empty(0), x.new_empty(0), reach)
         rows = spread(CENTRE_ROWS, x)
         point = median(rows.T)
-        return cls(point, median(squared_norms(rows - point)), squared_norms(x).max().sqrt())
+        return cls(point, median(squared_norms(rows - point)), reach)
 
 
 @attrs.define(eq=False)

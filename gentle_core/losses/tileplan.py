@@ -152,6 +152,11 @@ class Job:
     steps: list[Step]
     about: Centred | None = None
 
+    @property
+    def distances(self) -> bool:
+        """Whether a kernel is of distances."""
+        return any(not step.product for step in self.steps)
+
 
 class Plan:
     """Blocks and moments in terms of flat lists of inputs and outputs.
@@ -178,7 +183,8 @@ class Plan:
         ]
         self.moments = [(self._input(x), self._output()) for x in moments]
         sets = {p for job in self.jobs for p in (job.x, job.y) if p is not None}
-        self.places = {p: Place.of(self.inputs[p]) for p in sets}
+        distances = {p for job in self.jobs if job.distances for p in (job.x, job.y)}
+        self.places = {p: Place.of(self.inputs[p], p in distances) for p in sets}
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in self.inputs)
         self.kept = Kept.beside([self.inputs[p] for p in sets] if graph else [])
 
@@ -187,8 +193,7 @@ class Plan:
         x, y = inputs[job.x], None if job.y is None else inputs[job.y]
         if job.about is None:
             place_y = self.places[job.x if job.y is None else job.y]
-            distances = any(not step.product for step in job.steps)
-            found = centred(x, y, self.places[job.x], place_y, distances)
+            found = centred(x, y, self.places[job.x], place_y, job.distances)
             job.about = attrs.evolve(found, x=found.x[:0].clone(), y=found.y[:0].clone())
             return found
         point = job.about.point
