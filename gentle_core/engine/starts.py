@@ -14,7 +14,7 @@ from torch import Tensor
 from gentle_core.closed_form.linear import Alignment, cca
 from gentle_core.closed_form.moments import Moments
 from gentle_core.closed_form.select import fit_select
-from gentle_core.engine.towers import ProjectionHead
+from gentle_core.engine.towers import ProjectionHead, varying
 from gentle_core.errors import DataError
 from gentle_core.evaluate.arrays import matched_rows
 
@@ -38,13 +38,23 @@ class Paired:
 
 
 def fit_cca(data: Paired) -> Alignment:
-    """The CCA that heads start from: all columns, weighted; chosen on validation where there are mates."""
+    """The CCA that heads start from: all columns, weighted; chosen on validation where there are mates.
+
+    Features that a head takes for constant have no part in it. CCA scales every column to unit variance: such a one
+    gets weights beside which all others vanish, and the first step of training then moves the head to anywhere.
+    """
+    data = attrs.evolve(data, x=_still(data.x), y=_still(data.y))
     if set(data.samples_x) & set(data.samples_y):
         return fit_select(
             data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x, samples_y_val=data.samples_y,
             dimensions=(),
         ).alignment  # fmt: skip
     return cca(Moments.of(data.x, data.y), UNTOLD).weighted(UNTOLD)
+
+
+def _still(features: Tensor) -> Tensor:
+    """(n, W) with columns that hardly vary at 0."""
+    return torch.where(varying(features.double().std(0, correction=0)), features, 0.0)
 
 
 def start_heads(session: Session) -> None:

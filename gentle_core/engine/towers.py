@@ -36,6 +36,11 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def varying(std_W: Tensor) -> Tensor:
+    """Which columns vary, by their deviations: beside the widest one, less than a millionth is rounding."""
+    return std_W > 1e-6 * std_W.max().clamp(min=1e-30)
+
+
 class ProjectionHead(nn.Module):
     """Features (B, W) to unnormalised projections (B, D): z-score, dropout, hidden layer with GELU, linear."""
 
@@ -67,7 +72,7 @@ class ProjectionHead(nn.Module):
         """Take mean and standard deviation from these features; a constant column keeps a deviation of 1."""
         self.mean.copy_(features_BW.mean(0))
         std = features_BW.std(0, correction=0)
-        self.std.copy_(torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, 1.0))
+        self.std.copy_(torch.where(varying(std), std, 1.0))
 
     def forward(self, features_BW: Tensor) -> Tensor:
         return self.layers(self.dropout_input((features_BW - self.mean) / self.std))

@@ -55,6 +55,21 @@ def test_without_validation_items_the_settings_are_fixed():
     assert chosen.x_map.shape == plain.x_map.shape and not np.allclose(chosen.x_map, plain.x_map)
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_column_of_rounding_errors_gets_no_weight(standardize):
+    x, y = (torch.from_numpy(side) for side in toy(np.random.default_rng(2)))
+    dead = -1e-7 + 1e-9 * y[:, :1]  # some text encoders have such a column; it even tells something
+    seen = torch.cat([y, dead], dim=1)
+    fitted, constant = fit_cca(Paired(x, seen)), fit_cca(Paired(x, torch.cat([y, 0 * dead], dim=1)))
+    head = ProjectionHead(6, HeadTable(dimension=5, hidden=0, init="cca")).double().eval()
+    if standardize:
+        head.standardize(seen)
+    start(head, fitted.mean_y, fitted.y_map)
+    assert not head.layers.weight[:, -1].any() and head.layers.weight[:, :-1].norm(dim=0).min() > 0.1
+    found = torch.nn.functional.normalize(head(seen), dim=1).detach().numpy()
+    np.testing.assert_allclose(found[:, : constant.y_map.shape[1]], constant.embed_y(seen), atol=1e-6)
+
+
 def test_a_run_begins_where_cca_lies(toy_run):
     still = {**START, "train.learning_rate": 1e-12, "baseline.cca": True, "dataset.paired": 20}
     run = toy_run("still", still)
