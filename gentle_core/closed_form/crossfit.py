@@ -27,6 +27,8 @@ from gentle_core.errors import DataError
 from gentle_core.evaluate.retrieval import Ranks
 
 FOLDS = 5
+HELD_OUT = "the pairs held out in turn"
+"""What a choice is then based on, in words."""
 DISTRACTORS = 300
 """Items of each pool among a part's candidates, at most."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from gentle_core.closed_form.choice import Choice, choose
+from gentle_core.closed_form.crossfit import HELD_OUT
 from gentle_core.closed_form.forms import Form
 from gentle_core.engine.artifact import load_model, save_model
 from gentle_core.engine.baselines import closed_forms, facts_of, folder_of
@@ -21,8 +22,6 @@ from gentle_core.errors import DataError
 from gentle_core.form_names import FORM_NAMES
 from gentle_core.recipe.load import Resolved
 from gentle_core.report.build import build_report
-
-HELD_OUT = "the pairs held out in turn"
 
 
 @attrs.frozen

@@ -69,7 +69,8 @@ def closed_forms(
     recipe, pair = session.recipe, session.builder.pairs()[0]
     source = feature_source(session.builder, model, heads)
     correct = recipe.evaluate.hubness != "none" if correct is None else correct
-    pools = correct or bool({"propagation", "ot-em"} & set(forms))
+    crossed = crossed and session.validation is None
+    pools = correct or crossed or bool({"propagation", "ot-em"} & set(forms))  # `crossed`: as further candidates
     if not forms or (session.validation is None and not crossed):
         return source, []
     data = gather(source, session.split("train"), session.validation, session.pools, pair, use_pools=pools)
@@ -77,7 +78,7 @@ def closed_forms(
         return source, []
     learns = bool({"unpaired", "pseudo"} & session.needs) and any(session.pools.pool_sizes.values())
     data = attrs.evolve(data, joint_saw_pools=learns)
-    say, fit = session.display.say, fit_forms_crossed if session.validation is None else fit_forms
+    say, fit = session.display.say, fit_forms_crossed if crossed else fit_forms
     return source, fit(
         data, forms, hubness=correct, seed=recipe.train.seed, tell=lambda label: say(f"fitting: {title or label}")
     )

@@ -33,6 +33,8 @@ from gentle_core.recipe.load import Resolved, free_directory
 from gentle_core.report.build import build_report
 
 THIS_RUN = "This run"
+CROSSED_PAIRS = 5000
+"""Up to so many pairs are held out in turn where there is no validation split: it takes six fits."""
 
 
 @attrs.frozen
@@ -232,11 +234,17 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
 def _few_pairs(session: Session) -> str:
     """Where to turn with few pairs and large pools; "" where there is no such case, or the forms are shown anyway."""
     pairs, pool = session.pools.pairs, min(session.pools.pool_sizes.values())
-    if session.validation is None or pairs < 3 or pool < 2 * pairs or "ot-em" in session.recipe.baseline.forms:
+    if pairs < 3 or pool < 2 * pairs or "ot-em" in session.recipe.baseline.forms:
         return ""
+    case = f"few pairs ({pairs:,} beside pools of {pool:,} and more)"
+    if session.validation is None:
+        return (
+            f"{case}: gentle baseline with the recipe fits the closed forms that make use of the pools, and takes what "
+            "is best on pairs held out in turn"
+        )
     return (
-        f"few pairs ({pairs:,} beside pools of {pool:,} and more): gentle baseline {session.run.path} fits the closed "
-        "forms that make use of the pools, averages them with this run, and takes what is best on validation"
+        f"{case}: gentle baseline {session.run.path} fits the closed forms that make use of the pools, averages them "
+        "with this run, and takes what is best on validation"
     )
 
 
@@ -249,11 +257,15 @@ def _closed_forms(
     fresh = session.builder.model().to(session.device)
     fits: list[tuple[str, AlignedModel, tuple[str, ...]]] = [("", fresh, table.forms)]
     # Encoders that are all frozen have the features that they had at the start.
-    if "cca" in table.forms and any(not tower.encoder.freeze for tower in session.recipe.towers.values()):
+    frozen = all(tower.encoder.freeze for tower in session.recipe.towers.values())
+    crossed = session.validation is None and frozen and 3 <= session.pools.pairs <= CROSSED_PAIRS
+    if crossed and table.forms:
+        session.notice("no val split: the closed forms' settings are chosen by training pairs held out in turn")
+    if "cca" in table.forms and not frozen:
         fits += [(baselines.CCA_TRAINED, trained, ("cca",))] if trained is not None else []
         fits.append((baselines.CCA_OWN, session.model, ("cca",)))
     for title, model, wanted in fits:
-        source, forms = baselines.closed_forms(session, model, wanted, title=title)
+        source, forms = baselines.closed_forms(session, model, wanted, title=title, crossed=crossed)
         for form in forms:
             label = form.label.replace(baselines.CCA_INITIAL, title) if title else form.label
             others[label] = {name: embedded(form, source, split, pair) for name, split in session.splits.items()}

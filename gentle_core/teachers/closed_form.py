@@ -1,4 +1,5 @@
-"""`core/closed-form`: of several closed forms on the encoder features, the one that validation favours.
+"""`core/closed-form`: of several closed forms on the encoder features, the one that validation favours; without a
+validation split, the one that is best on pairs held out in turn.
 
 Forms that match the pools by transport (OT-EM CCA) or spread labels over them (propagation) are among them, and so is
 CCA on the pairs alone: where the pools bring nothing on validation, they have no part in the pseudo-pairs either.
@@ -15,6 +16,7 @@ from torch import Tensor
 from gentle_core.batch import BuildContext
 from gentle_core.builtin import ClosedFormTeacherConfig
 from gentle_core.closed_form.choice import Choice, choose
+from gentle_core.closed_form.crossfit import HELD_OUT, fit_forms_crossed
 from gentle_core.closed_form.features import Features
 from gentle_core.closed_form.fit import fit_forms
 from gentle_core.closed_form.forms import Form
@@ -34,10 +36,7 @@ class ClosedFormTeacher(TeacherModule):
         a, b = view.towers
         if len(set(view.groups(a))) < 3:
             raise DataError(f"the teacher core/closed-form needs three pairs, and there are {len(set(view.groups(a)))}")
-        if not set(view.samples(a)) & set(view.samples(b)):
-            raise DataError(
-                "the teacher core/closed-form chooses on validation pairs, and there are none; core/cca does without"
-            )
+        crossed = not set(view.samples(a)) & set(view.samples(b))
         parts: dict[str, Any] = {}
         for side, tower in zip("xy", view.towers, strict=True):
             parts |= {f"items_{side}": view.features(tower, "matched"), f"pool_{side}": view.features(tower, "pool")}
@@ -45,7 +44,10 @@ class ClosedFormTeacher(TeacherModule):
             parts[f"labels_{side}"] = np.asarray(view.groups(tower))
         data = Features(**parts)
         wanted = dict.fromkeys(("cca", *self.config.forms))  # the choice needs one on the pairs alone
-        self.choice = choose(fit_forms(data, wanted, hubness=False, seed=self.seed), self.seed)
+        fit = fit_forms_crossed if crossed else fit_forms
+        self.choice = choose(
+            fit(data, wanted, hubness=False, seed=self.seed), self.seed, HELD_OUT if crossed else "validation"
+        )
         return self._rows(self.choice.form, view, "pool")
 
     def embed_matched(self, view: TeacherView) -> Mapping[str, Tensor]:

@@ -21,6 +21,7 @@ from gentle_core.engine.artifact import load_model
 from gentle_core.engine.baseline import BaselineResult, run_baselines
 from gentle_core.engine.closed import ClosedFormModel
 from gentle_core.engine.progress import Display
+from gentle_core.engine.session import Session
 from gentle_core.errors import DataError, GentleError, RecipeError
 from gentle_core.recipe import load_recipe
 
@@ -199,6 +200,21 @@ def test_without_a_validation_split_pairs_are_held_out_in_turn(closed, toy_catal
     assert [(line.label, line.validation) for line in again.lines] == [
         (line.label, line.validation) for line in result.lines
     ]
+
+
+def test_a_run_without_a_validation_split_has_closed_forms_beside_it(toy_run, monkeypatch):
+    monkeypatch.setattr(Session, "_validation", lambda self: None)
+    changes = {
+        "baseline.cca": True, "dataset.paired": 12, "towers.a.augment": [], "evaluate.splits": ["test"],
+        "train.select": "", "train.steps": 1,
+    }  # fmt: skip
+    frozen = toy_run("frozen", {**changes, "towers.a.encoder.freeze": True})
+    notices = json.loads((frozen.out / "manifest.json").read_text())["notices"]
+    assert frozen.baselines["CCA, closed form"]["test"]["retrieval/mean/recall"] > 0
+    assert any("held out in turn" in line and "no val split" in line for line in notices)
+    assert any("gentle baseline with the recipe" in line for line in notices)
+    trained = toy_run("trained", changes)  # its encoder has seen the pairs
+    assert not trained.baselines
 
 
 def test_errors_say_what_to_do(closed, toy_run):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gentle_core.builtin import ClosedFormTeacherConfig
+from gentle_core.closed_form.crossfit import HELD_OUT
 from gentle_core.data import pools as pools_module
 from gentle_core.engine import session as session_module
 from gentle_core.engine.checkpoint import load_checkpoint, steps_in
@@ -89,10 +90,25 @@ def test_the_closed_form_that_validation_favours_teaches(toy_run, monkeypatch):
     assert any(choice.form.label in line and line.startswith("teacher: ") for line in said)
 
 
-def test_a_closed_form_teacher_needs_validation_pairs(monkeypatch):
+def test_without_validation_pairs_a_closed_form_teacher_holds_pairs_out_in_turn(monkeypatch):
     monkeypatch.setattr(RandomView, "samples", lambda self, tower: [f"{tower}{row}" for row in range(12)])
-    with pytest.raises(DataError, match="core/cca does without"):
-        ClosedFormTeacher(ClosedFormTeacherConfig(), 0).embed(RandomView())
+    teacher, view = ClosedFormTeacher(ClosedFormTeacherConfig(), 0), RandomView()
+    rows = teacher.embed(view)
+    assert teacher.choice is not None and teacher.choice.on == HELD_OUT and HELD_OUT in teacher.says()
+    pairs = len(set(view.groups(view.towers[0])))
+    assert all(len(ranks.rank) == pairs for ranks in teacher.choice.form.ranks.values())  # each judged once
+    for tower, side in zip(view.towers, "xy", strict=True):
+        expected = teacher.choice.form.plain(view.features(tower, "pool"), side)
+        torch.testing.assert_close(rows[tower].double(), expected, rtol=0, atol=1e-6)
+    monkeypatch.setattr(RandomView, "groups", lambda self, tower: [0, 1] * 6)
+    with pytest.raises(DataError, match="needs three pairs, and there are 2"):
+        teacher.embed(RandomView())
+
+
+def test_a_run_without_a_validation_split_is_taught(toy_run):
+    run = toy_run("folds", {"train.steps": 1, "train.select": "", "dataset.held_out": 0}, recipe=recipe(**FORMS))
+    notices = json.loads((run.out / "manifest.json").read_text())["notices"]
+    assert any(line.startswith("teacher: ") and HELD_OUT in line for line in notices)
 
 
 def test_leaving_them_out_changes_nothing_else(toy_run):
