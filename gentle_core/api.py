@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gentle_core.batch import AlignBatch, BuildContext, ItemIndex, LossContext, LossOut, ParamGroups, Rows
 from gentle_core.deal import deal_splits
 from gentle_core.errors import ComponentError, DataError, GentleError, RecipeError, WeightsError
+from gentle_core.folders import files_below
 from gentle_core.health import Finding, HealthContext
 from gentle_core.hookspecs import hookimpl
 from gentle_core.protocols import Augmentation, Dataset, EmbeddingModel, Encoder, Loss, Task, Teacher, TeacherView
@@ -24,6 +25,7 @@ from gentle_core.specs import (
     TaskSpec,
     TeacherSpec,
 )
+from gentle_core.split_lists import SPLITS, read_splits, split_name
 
 if TYPE_CHECKING:
     from gentle_core.evaluate.probes import knn_accuracy, knn_predict, linear_probe, multilabel_probe
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GENTLE_API",
+    "SPLITS",
     "AlignBatch",
     "Augmentation",
     "AugmentationSpec",
@@ -66,12 +69,15 @@ __all__ = [
     "TeacherView",
     "WeightsError",
     "deal_splits",
+    "files_below",
     "hash_tensors",
     "hookimpl",
     "knn_accuracy",
     "knn_predict",
     "linear_probe",
     "multilabel_probe",
+    "read_splits",
+    "split_name",
 ]
 
 _NEEDS_TORCH = {

@@ -22,8 +22,8 @@ from gentle_core.errors import ComponentError, DataError, RecipeError
 from gentle_core.evaluate.probes import accuracy, knn_predict, linear_probe
 from gentle_core.evaluate.zero_shot import class_directions, classify, figures
 from gentle_core.protocols import EmbeddingModel
+from gentle_core.split_lists import SPLITS
 
-SPLITS = ("train", "val", "test")
 SHARES = (0.6, 0.2)
 LOADED_AT_ONCE = 256
 

@@ -17,8 +17,7 @@ from attrs.validators import optional
 
 from gentle_core.form_names import FormName
 from gentle_core.pseudo import ProposalSettings
-
-_SPLITS = ("train", "val", "test")
+from gentle_core.split_lists import SPLITS
 
 
 @attrs.frozen
@@ -66,7 +65,7 @@ def _tile(_: Any, __: attrs.Attribute[Any], value: int | str) -> None:
 
 def _splits(_: Any, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
     for split in value:
-        if split not in _SPLITS or list(value).count(split) > 1:
+        if split not in SPLITS or list(value).count(split) > 1:
             raise ValueError(f"must name 'train', 'val' or 'test', each at most once, not {list(value)}")
 
 

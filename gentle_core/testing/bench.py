@@ -23,6 +23,7 @@ from gentle_core.factory import create
 from gentle_core.plugins import discover
 from gentle_core.recipe.load import component_config
 from gentle_core.recipe.structure import Invalid, structure
+from gentle_core.split_lists import SPLITS
 from gentle_core.suggest import did_you_mean
 from gentle_core.testing.cases import CHECKS, Case, NotApplicable, Violation
 
@@ -238,7 +239,7 @@ class Bench:
                     continue
                 try:
                     dataset = self.dataset(entry)
-                    index = next(i for split in ("train", "val", "test") if yielded in (i := dataset.index(split)))
+                    index = next(i for split in SPLITS if yielded in (i := dataset.index(split)))
                     return dataset.load(yielded, _spread(index[yielded].items))
                 except NotApplicable:
                     tried.append(f"{entry.full_name} needs an example")

@@ -15,12 +15,12 @@ from gentle_core.batch import ItemIndex
 from gentle_core.data.features import content_key
 from gentle_core.errors import GentleError
 from gentle_core.factory import create
+from gentle_core.split_lists import SPLITS
 from gentle_core.testing.bench import Subject, one_line
 from gentle_core.testing.cases import NotApplicable, Violation, check
 from gentle_core.testing.contents import content
 from gentle_core.testing.isolation import no_network
 
-SPLITS = ("train", "val", "test")
 FEW = 4
 
 Index = Mapping[str, Mapping[str, ItemIndex]]

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import SPLITS, BuildContext, DataError, read_splits
 from gentle_protein.chain import MIN_RESIDUES
 from gentle_protein.datasets.chains import Chain, ChainDataset, Skips
 from gentle_protein.datasets.config import CathConfig
 from gentle_protein.datasets.files import Parsed, Trace
 from gentle_protein.datasets.parsed import parse_cached
-from gentle_protein.datasets.splits import SPLITS, read_splits
 
 CHAINS = ("chain_set.jsonl", "chain_set.jsonl.gz")
 LISTS = "chain_set_splits.json"
@@ -37,7 +36,7 @@ def build(config: CathConfig, context: BuildContext) -> ChainDataset:
     path = next((p for p in (config.path / name for name in CHAINS) if p.is_file()), None)
     if path is None:
         raise DataError(f"{config.path}: holds neither {CHAINS[0]} nor {CHAINS[1]}")
-    split_of = {name: split for split, names in read_splits(config.path / LISTS).items() for name in names}
+    split_of = read_splits(config.path / LISTS)
     [parsed] = parse_cached(path, [path], read_chain_set, Path(context.cache_dir) / "protein-cath")
 
     skips, counts = Skips(config.strict), Counter[str]()

@@ -7,11 +7,10 @@ from importlib.resources import as_file, files
 
 import numpy as np
 
-from gentle_core.api import BuildContext
+from gentle_core.api import SPLITS, BuildContext
 from gentle_protein.datasets.chains import Chain, ChainDataset
 from gentle_protein.datasets.config import PdbSampleConfig
 
-SPLITS = ("train", "val", "test")
 UNIT = 0.01
 """Å of the integers in the file."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError, deal_splits
+from gentle_core.api import SPLITS, BuildContext, DataError, deal_splits, files_below, read_splits
 from gentle_protein.datasets import fasta, files
 from gentle_protein.datasets.chains import Chain, ChainDataset, Skips, duplicate
 from gentle_protein.datasets.config import StructuresConfig
+from gentle_protein.datasets.groups import components
 from gentle_protein.datasets.parsed import parse_cached
-from gentle_protein.datasets.splits import SPLITS, components, read_splits
 
 _LEFT_OUT = (
     "not_selected",
@@ -63,21 +62,8 @@ def find_files(folder: Path) -> list[Path]:
 
     Raises DataError where the folder is missing or holds none.
     """
-    if not folder.is_dir():
-        what = "is a file; name the folder that holds it" if folder.is_file() else "no such folder"
-        raise DataError(f"{folder}: {what}")
-    found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(where, name) for name in names if files.SUFFIX.search(name) and not name.startswith(".")]
-    if not found:
-        raise DataError(f"{folder}: holds no structure file (.pdb, .ent, .cif, .mmcif, plain or with .gz)")
-    return sorted(found)
+    found = files_below(folder, files.SUFFIX, "structure file (.pdb, .ent, .cif, .mmcif, plain or with .gz)")
+    return sorted(map(Path, found))
 
 
 def _chains(
@@ -147,7 +133,7 @@ def _split_by_hash(chains: Sequence[Chain], config: StructuresConfig) -> dict[st
 def _split_by_list(chains: Sequence[Chain], config: StructuresConfig, counts: Counter[str]) -> dict[str, list[Chain]]:
     """A list may name chains (1ABC_A or 1abc.A, whatever the case) or whole entries (1ABC); a chain's own name wins."""
     assert config.splits is not None
-    split_of = {_normal(name): split for split, names in read_splits(config.splits).items() for name in names}
+    split_of = {_normal(name): split for name, split in read_splits(config.splits).items()}
     splits: dict[str, list[Chain]] = {name: [] for name in SPLITS}
     used = set()
     for chain in chains:
@@ -210,10 +196,8 @@ def _sequences_only(
 
 def _fasta_files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if fasta.SUFFIX.search(p.name) and not p.name.startswith("."))
-        if not found:
-            raise DataError(f"{path}: holds no FASTA file (.fasta, .fa, .faa, .seq, plain or with .gz)")
-        return found
+        found = files_below(path, fasta.SUFFIX, "FASTA file (.fasta, .fa, .faa, .seq, plain or with .gz)")
+        return sorted(map(Path, found))
     if not path.exists():
         raise DataError(f"{path}: no such FASTA file")
     return [path]

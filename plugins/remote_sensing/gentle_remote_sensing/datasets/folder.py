@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, split_name
 from gentle_remote_sensing.datasets.config import SceneFolderConfig, ScenesConfig
 from gentle_remote_sensing.datasets.names import class_names
 from gentle_remote_sensing.datasets.scenes import SPLITS, checked, image_file, served_as
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry
 from gentle_vision_language.datasets.files import SUFFIX, image_files, image_paths
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import split_name
 
 
 def build(config: SceneFolderConfig, context: BuildContext) -> CaptionDataset:

@@ -16,13 +16,12 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError
+from gentle_core.api import BuildContext, DataError, split_name
 from gentle_remote_sensing.datasets.config import KarpathyConfig, UnionConfig
 from gentle_remote_sensing.datasets.names import UCM_CLASSES, class_names
 from gentle_remote_sensing.datasets.scenes import Reader, SceneDataset, image_file
 from gentle_vision_language.datasets.captions import Entry, clean_captions
 from gentle_vision_language.datasets.flickr8k import image_files
-from gentle_vision_language.datasets.splits import split_name
 from gentle_vision_language.datasets.text_files import read_text
 
 TEMPLATES = ("an aerial photograph of {}.",)

@@ -13,11 +13,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from gentle_core.api import BuildContext, DataError, ItemIndex
+from gentle_core.api import SPLITS, BuildContext, DataError, ItemIndex
 from gentle_vision_language import decode
 from gentle_vision_language.datasets.config import ImageChecks
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import SPLITS
 from gentle_vision_language.items import IMAGE, TEXT, Caption, ImageFile
 
 CHECKED = 1

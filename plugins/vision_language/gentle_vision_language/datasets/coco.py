@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gentle_core.api import BuildContext, DataError, deal_splits
+from gentle_core.api import BuildContext, DataError, deal_splits, split_name
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import CocoConfig
 from gentle_vision_language.datasets.files import image_files
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import split_name
 from gentle_vision_language.datasets.text_files import read_text
 from gentle_vision_language.items import ImageFile
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gentle_core.api import DataError
+from gentle_core.api import DataError, files_below
 from gentle_vision_language.datasets.skips import Skips
 from gentle_vision_language.datasets.text_files import read_lines, read_text
 
@@ -37,22 +37,7 @@ def image_paths(folder: Path) -> list[str]:
 
     Raises DataError where the folder is missing or holds none.
     """
-    if not folder.is_dir():
-        what = "is a file; name the folder that holds it" if folder.is_file() else "no such folder"
-        raise DataError(f"{folder}: {what}")
-    found: list[str] = []
-    seen: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(where, n) for n in sorted(names) if SUFFIX.search(n) and not n.startswith(".")]
-    if not found:
-        raise DataError(f"{folder}: holds no image (.jpg, .png, .webp, .bmp, .gif, .tif)")
-    return found
+    return files_below(folder, SUFFIX, "image (.jpg, .png, .webp, .bmp, .gif, .tif)")
 
 
 def read_table(path: Path, skips: Skips) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError, deal_splits
+from gentle_core.api import BuildContext, DataError, deal_splits, read_splits, split_name
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import CaptionsConfig, ImageCaptionsConfig, ImageChecks, ImagesConfig
 from gentle_vision_language.datasets.files import (
@@ -23,7 +23,6 @@ from gentle_vision_language.datasets.files import (
     texts_of,
 )
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import read_splits, split_name
 from gentle_vision_language.datasets.text_files import read_lines
 from gentle_vision_language.items import ImageFile
 

@@ -15,10 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gentle_core.api import BuildContext, DataError, deal_splits
+from gentle_core.api import SPLITS, BuildContext, DataError, deal_splits
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry
 from gentle_vision_language.datasets.config import OpenMojiConfig
-from gentle_vision_language.datasets.splits import SPLITS
 from gentle_vision_language.decode import in_threads
 from gentle_vision_language.items import ImageFile
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import attrs
 
-from gentle_core.api import BuildContext, DataError, deal_splits
+from gentle_core.api import BuildContext, DataError, deal_splits, split_name
 from gentle_vision_language.datasets.captions import CaptionDataset, Entry, clean_captions, finished
 from gentle_vision_language.datasets.config import WebDatasetConfig
 from gentle_vision_language.datasets.files import CAPTION_KEYS, SUFFIX, texts_of
 from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.splits import split_name
 from gentle_vision_language.items import ImageFile
 
 

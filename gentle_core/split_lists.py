@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gentle_core.api import DataError
-from gentle_vision_language.datasets.skips import Skips
-from gentle_vision_language.datasets.text_files import read_lines
+from gentle_core.errors import DataError
 
 SPLITS = ("train", "val", "test")
 ALIASES = {
@@ -29,28 +27,14 @@ def split_name(name: str) -> str | None:
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """The split of each name, from a JSON file {"train": […], "val": […], "test": […]} or a folder with train.txt, …
+    """The split of each name, from a JSON file {"train": […], "val": […], "test": […]} or a folder with train.txt, …,
+    a name a line. Keys and files that name no split are left alone.
 
     Raises:
         DataError: nothing to read, a list is no list of names, or a name is in two splits.
     """
-    if path.is_dir():
-        lists: Mapping[str, object] = {
-            file.stem: [line for _, line in read_lines(file, Skips(strict=True)) if line]
-            for file in sorted(path.glob("*.txt"))
-            if split_name(file.stem)
-        }
-    else:
-        try:
-            lists = json.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file; `splits` is a JSON file or a folder with train.txt …") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no readable JSON file of splits: {error}") from None
-        if not isinstance(lists, dict):
-            raise DataError(f'{path}: expected {{"train": […], "val": […], "test": […]}}')
     where: dict[str, str] = {}
-    for key, names in lists.items():
+    for key, names in _lists(path).items():
         split = split_name(key)
         if split is None:
             continue
@@ -62,3 +46,27 @@ def read_splits(path: Path) -> dict[str, str]:
     if not where:
         raise DataError(f"{path}: names no train, val or test items")
     return where
+
+
+def _lists(path: Path) -> Mapping[str, object]:
+    if path.is_dir():
+        files = [file for file in sorted(path.glob("*.txt")) if split_name(file.stem)]
+        return {file.stem: [line.strip() for line in _text(file).splitlines() if line.strip()] for file in files}
+    if not path.exists():
+        raise DataError(f"{path}: no such file; `splits` is a JSON file or a folder with train.txt …")
+    try:
+        found = json.loads(_text(path))
+    except ValueError as error:
+        raise DataError(f"{path}: no readable JSON file of splits: {error}") from None
+    if not isinstance(found, dict):
+        raise DataError(f'{path}: expected {{"train": […], "val": […], "test": […]}}')
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
