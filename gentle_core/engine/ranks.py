@@ -147,12 +147,22 @@ class Ranks:
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type by their sums over the ranks."""
+        self.sum_later_(tensors)()
+
+    def sum_later_(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to sum tensors of one type over the ranks; whoever calls what is returned finds the sums in them."""
         if self.group is None or not tensors:
-            return
+            return lambda: None
         with TALK.timed():
             flat = torch.cat([t.reshape(-1) for t in tensors])
-            dist.all_reduce(flat, group=self.group)
-            _scatter(flat, tensors)
+            work = dist.all_reduce(flat, group=self.group, async_op=True)
+
+        def finish() -> None:
+            with TALK.timed():
+                work.wait()
+                _scatter(flat, tensors)
+
+        return finish
 
     def settle_(self, tensors: Sequence[Tensor], agreeable: bool) -> bool:
         """Replace tensors of one type by those of rank 0; return whether all ranks are agreeable."""

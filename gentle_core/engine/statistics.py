@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -46,10 +46,11 @@ class RunningStatistics:
     def __init__(self, model: nn.Module, ranks: Ranks, chunks: int):
         self.model, self.ranks, self.chunks = model, ranks, chunks
         self._followed: list[Followed] = []
+        self._sums: Callable[[], tuple[list[float], list[tuple[Tensor, Tensor]]]] = lambda: ([], [])
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[None]:
-        """While the step's passes go on."""
+        """While the step's passes go on. Ranks then begin to put together what they have found."""
         self._followed = [
             Followed(m, m.momentum, (m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked.clone()))
             for m in self.model.modules()
@@ -65,11 +66,12 @@ class RunningStatistics:
             for one, hook in zip(self._followed, hooks, strict=True):
                 hook.remove()
                 one.layer.momentum = one.momentum
+        self._sums = self._together()
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the running statistics by what has passed. All ranks together."""
-        for one, passed, seen in zip(self._followed, *self._together(), strict=True):
+        for one, passed, seen in zip(self._followed, *self._sums(), strict=True):
             mean, var, tracked = one.before
             if one.momentum is None:
                 factor = passed / max(float(tracked) + passed, 1.0)
@@ -79,20 +81,30 @@ class RunningStatistics:
                 getattr(one.layer, name).copy_(old.lerp(new, factor) if passed else old)
             one.layer.num_batches_tracked.copy_(tracked + int(passed))
 
-    def _together(self) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
-        """For each layer, how many chunks have passed it on all ranks, and the means of their statistics."""
+    @torch.no_grad()
+    def _together(self) -> Callable[[], tuple[list[float], list[tuple[Tensor, Tensor]]]]:
+        """What says, for each layer, how many chunks have passed it on all ranks, and the means of their statistics."""
         own = [(m.running_mean, m.running_var) for m in (one.layer for one in self._followed)]
         counts = [float(one.passed) for one in self._followed]
         if self.ranks.size == 1 or not counts:
-            return counts, own
+            return lambda: (counts, own)
         weighted: list[tuple[Tensor, Tensor]] = [
             (mean * n, var * n) for (mean, var), n in zip(own, counts, strict=True)
         ]
         parts = [x for pair in weighted for x in pair]
         passed = torch.tensor(counts, dtype=torch.float32, device=parts[0].device)
-        for dtype in dict.fromkeys(x.dtype for x in (passed, *parts)):
-            self.ranks.sum_([x for x in (passed, *parts) if x.dtype == dtype])
-        counts = passed.tolist()
-        return counts, [
-            (mean / max(n, 1.0), var / max(n, 1.0)) for (mean, var), n in zip(weighted, counts, strict=True)
+        sums = [
+            self.ranks.sum_later_([x for x in (passed, *parts) if x.dtype == dtype])
+            for dtype in dict.fromkeys(x.dtype for x in (passed, *parts))
         ]
+
+        def finish() -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
+            for finish_one in sums:
+                finish_one()
+            all_counts = passed.tolist()
+            means = [
+                (mean / max(n, 1.0), var / max(n, 1.0)) for (mean, var), n in zip(weighted, all_counts, strict=True)
+            ]
+            return all_counts, means
+
+        return finish
