@@ -232,9 +232,9 @@ def _compare(session: Session, held: Mapping[str, Embedded], results: dict[str, 
 
 
 def _few_pairs(session: Session) -> str:
-    """Where to turn with few pairs and large pools; "" where there is no such case, or the forms are shown anyway."""
+    """Where to turn with few pairs and large pools; "" where there is no such case."""
     pairs, pool = session.pools.pairs, min(session.pools.pool_sizes.values())
-    if pairs < 3 or pool < 2 * pairs or "ot-em" in session.recipe.baseline.forms:
+    if pairs < 3 or pool < 2 * pairs:
         return ""
     case = f"few pairs ({pairs:,} beside pools of {pool:,} and more)"
     if session.validation is None:

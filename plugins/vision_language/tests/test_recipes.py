@@ -13,7 +13,7 @@ from gentle_core.engine.run import run_recipe
 from gentle_core.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-NAMES = ("vision-language", "flickr8k", "flickr8k-frozen", "coco-mini")
+NAMES = ("vision-language", "flickr8k", "flickr8k-frozen", "flickr8k-few-pairs", "coco-mini")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -177,7 +177,7 @@ def test_a_named_correction_with_a_named_bank(toy_run, method):
     assert settings["bank"] == "unpaired" and settings["bank_rows"] == [10, 10]
 
 
-@pytest.mark.parametrize("paired, forms, expected", [(8, ["cca"], True), (48, ["cca"], False), (8, ["ot-em"], False)])
+@pytest.mark.parametrize("paired, forms, expected", [(8, ["cca"], True), (48, ["cca"], False), (8, ["ot-em"], True)])
 def test_a_run_with_few_pairs_and_large_pools_says_where_to_turn(toy_run, paired, forms, expected):
     result = toy_run("one", {"dataset.paired": paired, "baseline.cca": True, "baseline.forms": forms})
     notices = json.loads((result.out / "manifest.json").read_text())["notices"]
