@@ -3,7 +3,8 @@
 The pairs are dealt into K parts. Every form with every setting is fitted K times, each time without one part, and
 judged by the ranks of all held-out pairs together; then it is fitted on all pairs with what was chosen. So every pair
 serves both ends, and none judges a fit that knew it. Pool items stand among the candidates where there are pools: a
-part of few pairs alone would be too easy to search.
+part of few pairs alone would be too easy to search. Those are kept out of the K fits as the held-out pairs are: a form
+that had seen them in its pools would tell them from the pairs by that, and choices would go to whichever does.
 
 All K + 1 fits are the ordinary `fit_forms`, in a thread each. Wherever one of them has ranks to judge a setting by, it
 waits for the others, and all go on with the ranks of the K together: so all take the same decisions.
@@ -19,7 +20,7 @@ import attrs
 import numpy as np
 import torch
 
-from gentle_core.closed_form.features import Features, drawn
+from gentle_core.closed_form.features import Features
 from gentle_core.closed_form.fit import fit_forms
 from gentle_core.closed_form.forms import Form
 from gentle_core.closed_form.judge import Judge
@@ -30,7 +31,7 @@ FOLDS = 5
 HELD_OUT = "the pairs held out in turn"
 """What a choice is then based on, in words."""
 DISTRACTORS = 300
-"""Items of each pool among a part's candidates, at most."""
+"""Items of each pool among a part's candidates, at most; and no more than a quarter of the pool."""
 
 
 class Meeting:
@@ -84,16 +85,23 @@ def together(parts: Sequence[Ranks]) -> Ranks:
 
 
 def folds_of(data: Features, seed: int = 0, folds: int = FOLDS) -> list[Features]:
-    """The data without one part of the pairs, which is what is judged by, for each part."""
+    """The data without one part of the pairs, which is what is judged by, for each part. The pools lack the items that
+    stand among the candidates."""
     samples = np.intersect1d(data.labels_x, data.labels_y)
     if len(samples) < 3:
         raise DataError(f"{len(samples)} training pairs: holding some out in turn needs at least three")
     order = np.random.default_rng((seed, len(samples))).permutation(samples)
-    others = drawn(data, DISTRACTORS, seed)
+    pools, others = {}, []
+    for number, side in enumerate("xy"):
+        pool = getattr(data, f"pool_{side}")
+        rows = torch.from_numpy(np.random.default_rng((seed, number, len(pool))).permutation(len(pool)))
+        taken = min(DISTRACTORS, len(pool) // 4)
+        pools[f"pool_{side}"] = pool[rows[taken:].sort().values]
+        others.append(pool[rows[:taken].sort().values])
     found = []
     for part in np.array_split(order, min(folds, len(samples))):
         kept = np.setdiff1d(samples, part)
-        given: dict[str, Any] = {}
+        given: dict[str, Any] = dict(pools)
         for side, rows in zip("xy", others, strict=True):
             items, labels = getattr(data, f"items_{side}"), getattr(data, f"labels_{side}")
             train, held = np.flatnonzero(np.isin(labels, kept)), np.flatnonzero(np.isin(labels, part))

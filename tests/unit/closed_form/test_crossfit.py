@@ -45,13 +45,14 @@ def test_every_pair_is_held_out_once_and_known_to_the_other_folds(data):
             val, samples = getattr(fold, f"{side}_val"), getattr(fold, f"samples_{side}_val")
             train = {tuple(row) for row in getattr(fold, f"items_{side}").tolist()}
             pool = {tuple(row) for row in getattr(data, f"pool_{side}").tolist()}
-            assert len(samples) == len(val) and len(pool) <= DISTRACTORS
+            seen = {tuple(row) for row in getattr(fold, f"pool_{side}").tolist()}
+            assert len(samples) == len(val) and len(pool) <= DISTRACTORS and len(seen) == len(pool) - len(pool) // 4
             for row, sample in zip(val.tolist(), samples, strict=True):
                 assert tuple(row) not in train
                 if isinstance(sample, int):
                     assert tuple(row) in {tuple(r) for r in items[torch.from_numpy(labels == sample)].tolist()}
                 else:
-                    assert tuple(row) in pool
+                    assert tuple(row) in pool - seen  # else a form with pools knows which candidates are none
         # Pairs stay pairs under their new numbers.
         x, y = data.x.tolist(), data.y.tolist()
         assert all(
