@@ -16,6 +16,8 @@ from gentle_core.evaluate.arrays import as_array
 
 COMPONENTS = 50
 """Principal components of the pooled rows that the classifier sees: with few rows, more would only be noise."""
+FARTHEST = 3.0
+"""Deviations at which a component's square is cut, so that single far rows don't rule the fit."""
 
 
 @attrs.frozen
@@ -50,7 +52,11 @@ def scaled(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def separation(x: Any, y: Any, *, folds: int = 5, seed: int = 0) -> Separation:
-    """The AUC of a logistic regression on the leading principal components, each row judged by a fit without it.
+    """The AUC of a logistic regression on the leading principal components and their squares, each row judged by a fit
+    without it.
+
+    The components tell sets of different means apart; their squares those of different spread or correlations, which
+    share their mean.
 
     Raises:
         ValueError: a set has fewer rows than there are folds.
@@ -66,6 +72,10 @@ def separation(x: Any, y: Any, *, folds: int = 5, seed: int = 0) -> Separation:
     columns = _components(rows, min(COMPONENTS, max(1, min(len(a), len(b)) // 3)))
     if not columns.shape[1]:
         return Separation(0.5, 0.0)
+    squares = np.minimum(np.abs(columns), FARTHEST) ** 2
+    spread = squares.std(axis=0)
+    squares = (squares - squares.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
+    columns = np.concatenate([columns, squares], axis=1)
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=500)
     division = StratifiedKFold(folds, shuffle=True, random_state=seed)
     score = cross_val_predict(model, columns, which, cv=division, method="decision_function")

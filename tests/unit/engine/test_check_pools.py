@@ -37,6 +37,14 @@ def test_verdicts(shift, verdict):
     assert "no unmatched pool" in PoolReport([], 10).expectation
 
 
+def test_a_pool_that_shares_the_pairs_means_alone_is_foreign():
+    pairs = rows(50, 0)
+    one = torch.from_numpy(np.random.default_rng(1).normal(size=(900, 1)))
+    pool = 0.95 * one + 0.3 * rows(900, 2)  # one factor behind all columns
+    pool = ((pool - pool.mean(0)) / pool.std(0) * pairs.std(0) + pairs.mean(0)).float()
+    assert check_pool("a", pairs, pool).verdict == "foreign"
+
+
 def test_a_recipe_whose_pools_are_dealt_from_one_source(toy_catalog, tmp_path, monkeypatch):
     monkeypatch.setenv("GENTLE_CACHE", str(tmp_path))
     resolved = load_recipe(copy.deepcopy(RECIPE), {}, toy_catalog)

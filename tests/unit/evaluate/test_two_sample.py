@@ -29,9 +29,15 @@ def test_a_shift_is_seen_whatever_the_units(scale):
     assert found.p == pytest.approx(1 / 201) and found.value > 3 * found.expected
 
 
-def test_a_difference_in_spread_is_seen_by_mmd_and_not_by_a_linear_classifier():
+def test_a_difference_in_spread_or_correlations_is_seen_where_means_are_the_same():
     x, y = rows(150, 0), 2.5 * rows(150, 1)
-    assert discrepancy(x, y).p < 0.01 and separation(x, y).auc < 0.65
+    assert discrepancy(x, y).p < 0.01 and separation(x, y).auc > 0.9
+    turned = rows(300, 2) * np.arange(1.0, 9.0)
+    mixed = turned @ np.linalg.qr(rows(8, 3))[0]
+    mixed = (mixed - mixed.mean(axis=0)) / mixed.std(axis=0)
+    x, y = rows(60, 4), mixed @ np.linalg.cholesky(0.9 + 0.1 * np.eye(8)).T
+    y = (y - y.mean(axis=0)) / y.std(axis=0) * x.std(axis=0) + x.mean(axis=0)
+    assert separation(x, y).auc > 0.9
 
 
 def test_mmd_is_that_of_the_kernel_matrices():
