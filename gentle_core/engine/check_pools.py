@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 import torch
 
+from gentle_core.batch import ItemIndex
 from gentle_core.data.pools import Pools, pools_of
 from gentle_core.data.streams import stream
 from gentle_core.engine.build import Builder
@@ -165,14 +166,24 @@ def _drawn_sets(
     source: FeatureSource, split: Split, pools: Pools, tower: str, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Features of the paired items and of the pool's, at most `ROWS` of each; None where there are too few to tell."""
-    pairs = [p for positions in pools.matched[tower] for p in positions.tolist()]
-    pool = pools.unmatched[tower].tolist()
+    index = split.index[tower]
+    pairs = _one_each(
+        index, [p for positions in pools.matched[tower] for p in positions.tolist()], seed, tower, "pairs"
+    )
+    pool = _one_each(index, pools.unmatched[tower].tolist(), seed, tower, "pool")
     if len(pool) < FEWEST or len(pairs) < FEWEST:
         return None
     pairs = [pairs[i] for i in _draw(len(pairs), seed, tower, "pairs")]
     pool = [pool[i] for i in _draw(len(pool), seed, tower, "pool")]
     features = source.of(split, tower, [*pairs, *pool])
     return features[pairs], features[pool]
+
+
+def _one_each(index: ItemIndex, positions: list[int], seed: int, tower: str, name: str) -> list[int]:
+    """One position of each sample, drawn: captions of one image resemble each other, which tells them apart."""
+    order = stream(seed, "check-pools", "samples", tower, name).permutation(len(positions))
+    chosen = {index.samples[positions[i]]: positions[i] for i in order.tolist()}
+    return sorted(chosen.values())
 
 
 def warn_of_foreign_pools(session: Session) -> None:

@@ -93,6 +93,14 @@ def like(pool: torch.Tensor, own: torch.Tensor, seed: int) -> torch.Tensor:
     return (rows * own.double().std(dim=0) + own.double().mean(dim=0)).to(own.dtype)
 
 
+def told_apart(items: torch.Tensor, labels: np.ndarray, pool: torch.Tensor, seed: int) -> float:
+    """AUC between paired items, the first of each sample, and rows of a pool, at most 1,000 of each."""
+    rng = np.random.default_rng(seed)
+    first = np.unique(labels, return_index=True)[1]
+    sets = [rows[np.sort(rng.permutation(len(rows))[:1000])] for rows in (items[first], pool)]
+    return separation(*sets, seed=seed).auc
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
@@ -123,8 +131,8 @@ def main() -> None:
             of["pools taken"].append(float(choice.form is choice.with_pools))
             if choice.with_pools is not None:
                 of["with pools"].append(opened.tested(choice.with_pools))
-                for side, pairs, pool in (("x", given.items_x, given.pool_x), ("y", given.items_y, given.pool_y)):
-                    of[f"AUC {side}"].append(separation(pairs[:1000], pool[:1000], seed=seed).auc)
+                of["AUC x"].append(told_apart(given.items_x, given.labels_x, given.pool_x, seed))
+                of["AUC y"].append(told_apart(given.items_y, given.labels_y, given.pool_y, seed))
             print(f"  seed {seed}, {kind} pools: {choice.form.label}: {of['chosen'][-1]:.2f}", flush=True)
     print(f"{arguments.pairs} pairs, {arguments.seeds} seeds")
     alone = found["none"]["chosen"]

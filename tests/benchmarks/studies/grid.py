@@ -3,9 +3,10 @@
     python tests/benchmarks/studies/grid.py proteins=studies/few-pairs-proteins scenes=studies/few-pairs-scenes \
         --plot docs/images/few-pairs.svg
 
-Reads the study.json of studies with the methods clip, cca and recommended, as few-pairs-*.toml have them. Differences
-are means over draws of pairs with the half-width of the 95 % interval: to that of CLIP and CCA which is better on
-validation, and to the same choice without the unpaired data, which is what the pools brought.
+Reads the study.json of studies with the methods clip, cca and recommended, as few-pairs-*.toml have them; a field may
+be named again where its levels are spread over several studies. Differences are means over draws of pairs with the
+half-width of the 95 % interval: to that of CLIP and CCA which is better on validation, and to the same choice without
+the unpaired data, which is what the pools brought.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ def rows(field: str, study: Study) -> Iterator[list[str]]:
     for number, level in enumerate(study["levels"]):
         values = [study["methods"][name]["values"][study["metric"]][number].values() for name in METHODS]
         means = [f"{statistics.fmean(of):.1f} ± {statistics.stdev(of):.1f}" for of in values]
-        yield [field, f"{level['pairs']:,}", *means, *(signed(gains[kind][number]) for kind in KINDS)]
+        draws = len(values[-1])
+        yield [
+            field,
+            f"{level['pairs']:,}" + (f", {draws} draws" if draws != 5 else ""),
+            *means,
+            *(signed(gains[kind][number]) for kind in KINDS),
+        ]
 
 
 def signed(found: Mapping[str, float] | None) -> str:
@@ -53,16 +60,17 @@ def signed(found: Mapping[str, float] | None) -> str:
 
 def paint(axes: Axes, studies: Sequence[tuple[str, Study]]) -> None:
     axes.axhline(0.0, color="#888888", linewidth=0.8)
-    for colour, (number, (field, study)) in zip(COLOURS, enumerate(studies), strict=False):
+    for number, field in enumerate(dict.fromkeys(field for field, _ in studies)):
         for kind, (line, mark) in STYLES.items():
-            there = [
+            there = sorted(
                 (level["pairs"] * 1.03 ** (number - 1), found["mean"], found["half"])  # bars beside one another
+                for named, study in studies if named == field
                 for level, found in zip(study["levels"], contrasts(study, kind), strict=True)
                 if found is not None and found["half"] is not None
-            ]
+            )  # fmt: skip
             x, mean, half = zip(*there, strict=True)
-            axes.errorbar(x, mean, half, color=colour, linestyle=line, marker=mark, markersize=4, capsize=2,
-                          linewidth=1.4, elinewidth=0.8, label=f"{field}: {KINDS[kind]}")  # fmt: skip
+            axes.errorbar(x, mean, half, color=COLOURS[number % 3], linestyle=line, marker=mark, markersize=4,
+                          capsize=2, linewidth=1.4, elinewidth=0.8, label=f"{field}: {KINDS[kind]}")  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("pairs")
     axes.set_ylabel("points of mean recall")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 
 import attrs
 import numpy as np
 import pytest
 import torch
 
+from gentle_core.batch import ItemIndex
 from gentle_core.engine import check_pools as module
 from gentle_core.engine import session as session_module
 from gentle_core.engine.check_pools import PoolReport, check_pool, check_pools
@@ -43,6 +45,19 @@ def test_a_pool_that_shares_the_pairs_means_alone_is_foreign():
     pool = 0.95 * one + 0.3 * rows(900, 2)  # one factor behind all columns
     pool = ((pool - pool.mean(0)) / pool.std(0) * pairs.std(0) + pairs.mean(0)).float()
     assert check_pool("a", pairs, pool).verdict == "foreign"
+
+
+def test_captions_of_one_image_do_not_make_a_pool_foreign():
+    means = rows(340, 0)
+    samples = np.repeat(np.arange(340), 5)
+    features = means[torch.from_numpy(samples)] + 0.01 * rows(1700, 1)
+    split = SimpleNamespace(index={"text": ItemIndex(tuple(map(str, range(1700))), tuple(map(str, samples)))})
+    groups = tuple(np.arange(5 * s, 5 * s + 5) for s in range(40))
+    pools = SimpleNamespace(matched={"text": groups}, unmatched={"text": np.arange(200, 1700)})
+    pairs, pool = module._drawn_sets(SimpleNamespace(of=lambda *_: features), split, pools, "text", 0)
+    assert (len(pairs), len(pool)) == (40, 300)
+    assert check_pool("text", pairs, pool).verdict == "alike"
+    assert check_pool("text", features[:200], features[200:]).verdict != "alike"
 
 
 def test_a_recipe_whose_pools_are_dealt_from_one_source(toy_catalog, tmp_path, monkeypatch):
