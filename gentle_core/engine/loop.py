@@ -235,7 +235,8 @@ class Trainer:
     def _ask_teacher(self, pseudo: PseudoPairing) -> None:
         """New pseudo-pairs or reference rows, before the next step."""
         self.backend.collect()
-        figures = pseudo.refresh(self.step)
+        with self.display.aside(f"step {self.step}: asking the teacher"):
+            figures = pseudo.refresh(self.step)
         self.backend.model.train()
         if figures:
             self.run.log(self.step, "pseudo", figures)

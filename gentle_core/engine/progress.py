@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -61,6 +62,17 @@ class Display:
             self._said = now
             left = (now - self._began) / max(done - self._first, 1) * (self._total - done)
             self.say(f"{self._name} {done}/{self._total}  {detail}  {left:.0f} s left".replace("    ", "  "))
+
+    @contextlib.contextmanager
+    def aside(self, message: str) -> Iterator[None]:
+        """Between two steps, something else that takes its time: what is left is not judged by it."""
+        self.say(message)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            passed = time.monotonic() - began
+            self._began, self._said = self._began + passed, self._said + passed
 
     def stop(self) -> None:
         if self._bar is not None:
