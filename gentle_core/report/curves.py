@@ -34,6 +34,22 @@ TERMS = {
         "Semantic density distance (SDD)",
         "How differently the two modalities are shaped: where one is dense and the other is not. It sees no shift.",
     ),
+    "pseudo": (
+        "Contrastive loss on pseudo-pairs",
+        "How well unmatched items pick the mates that the teacher proposed. Low: like the teacher, right or wrong.",
+    ),
+    "klot": (
+        "Distance to a transport plan (KLOT)",
+        "How far the similarities of unmatched items are from the plan that matches them as in the reference.",
+    ),
+    "neighbours": (
+        "Soft labels from neighbours",
+        "How well unmatched items point to the mates of those pairs that are near in their own modality.",
+    ),
+    "sinkhorn": (
+        "Sinkhorn divergence",
+        "What it would cost to move the one modality's cloud of points onto the other's. Zero: the same cloud.",
+    ),
 }
 """Heading and reading help of the terms that Gentle itself brings."""
 

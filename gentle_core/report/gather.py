@@ -148,13 +148,13 @@ def _ranks(embeddings: Mapping[str, Points], metrics: Mapping[str, Any]) -> Mapp
 
 
 def unpaired_rows(data: Mapping[str, Any]) -> int | None:
-    """Unmatched rows a step over all towers."""
-    rows = data.get("unpaired_rows")
+    """Rows a step from the unmatched pools over all towers, those of pseudo-pairs included."""
+    rows, pseudo = data.get("unpaired_rows"), finite(data.get("pseudo_rows")) or 0.0
     if isinstance(rows, Mapping):
         known = [value for value in map(finite, rows.values()) if value is not None]
-        return int(sum(known)) if known or rows == {} else None
+        return int(sum(known) + pseudo * len(known)) if known or rows == {} else None
     number = finite(rows)
-    return None if number is None else int(number)
+    return None if number is None else int(number + pseudo)
 
 
 def random_towers(manifest: Mapping[str, Any]) -> list[str]:

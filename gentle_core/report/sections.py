@@ -149,12 +149,14 @@ def shortcut_tables(g: Gathered) -> list[tuple[Shortcut, Table]]:
 
 @attrs.frozen
 class BatchBar:
-    """One tower's rows in a batch, its training items, how often a run sees them, and held-out items by split."""
+    """One tower's rows in a batch (of pairs, of its pool, of pseudo-pairs in its pool), its training items, how often a
+    run sees them, and held-out items by split."""
 
     tower: str
     index: int
     matched: int
     unmatched: int
+    pseudo: int
     pairs: int | None
     pool: int | None
     pair_passes: float | None
@@ -167,6 +169,7 @@ def batch_bars(run: RunData) -> list[BatchBar]:
     data = table(run.manifest.get("data"))
     matched = finite(data.get("paired_rows"))
     pools, unmatched = table(data.get("pools")), table(data.get("unpaired_rows"))
+    pseudo = finite(data.get("pseudo_rows")) or 0.0
     pairs, steps, held_out = finite(data.get("pairs")), planned_steps(run), table(data.get("held_out"))
     bars = []
     for index, tower in enumerate(run.towers if matched is not None else ()):
@@ -177,10 +180,11 @@ def batch_bars(run: RunData) -> list[BatchBar]:
                 index=index,
                 matched=int(matched or 0),
                 unmatched=int(rows),
+                pseudo=int(pseudo),
                 pairs=None if pairs is None else int(pairs),
                 pool=None if pool is None else int(pool),
                 pair_passes=steps * (matched or 0) / pairs if steps and pairs else None,
-                pool_passes=steps * rows / pool if steps and pool else None,
+                pool_passes=steps * (rows + pseudo) / pool if steps and pool else None,
                 held_out=tuple((str(split), finite(table(sizes).get(tower))) for split, sizes in held_out.items()),
             )
         )

@@ -155,6 +155,21 @@ def test_any_single_file_is_enough(make_run: Make, no_drawing: None, name: str) 
     assert "verdict" in page_of(run).ids
 
 
+@pytest.mark.parametrize(("pseudo", "words"), [(64, "and no further unmatched rows"), (0, "learned from pairs alone")])
+def test_pseudo_pairs_are_unpaired_data(
+    make_run: Make, no_drawing: None, edit_json: Edit, pseudo: int, words: str
+) -> None:
+    run = make_run(clip_noise=None)
+    edit_json(
+        run / "manifest.json",
+        lambda m: m["data"].update(unpaired_rows=dict.fromkeys(m["data"]["unpaired_rows"], 0), pseudo_rows=pseudo),
+    )
+    page = page_of(run)
+    assert words in page.text
+    assert ("from matched pairs alone" in page.text) == (pseudo == 0)
+    assert ("64 pseudo-pairs, which a teacher proposed" in page.text) == (pseudo > 0)
+
+
 def test_an_interrupted_run(make_run: Make, no_drawing: None, edit_json: Edit) -> None:
     run = make_run(status="interrupted", results=False, embedded=False, clip_noise=None, cca_noise=None)
     lines = (run / "metrics.jsonl").read_text().splitlines()
