@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from gentle_core.errors import GentleError, Interrupted
+from gentle_core.errors import GentleError, Interrupted, Stopped
 from gentle_core.plugins import discover
 from gentle_core.recipe.load import Resolved, differences, load_recipe
 from gentle_core.study.model import StudyTable, TaskTable
@@ -55,7 +55,7 @@ class Workers:
         """Carry out what has not been done yet. A run that fails is told and does not stop the others.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM; each run has left a checkpoint, and the same command goes on.
+            Interrupted, Stopped: SIGINT or SIGTERM; what was finished is kept, and the same command goes on.
         """
         found = {job.folder: outcome for job in jobs if (outcome := self.finished(plan, job)) is not None}
         for outcome in found.values():
@@ -136,12 +136,14 @@ def one_run(resolved: Resolved, folder: Path, job: Job, table: StudyTable) -> Ou
             run_baselines(
                 resolved, folder, Display(quiet=True), forms=job.closed_form, correct=job.hubness, trained=source
             )
-    except Interrupted:
+    except (Interrupted, Stopped):
         raise
     except GentleError as error:
         return Outcome(job, {}, error=str(error))
     try:
         _evaluate(resolved, folder, tasks_of(table, job))
+    except (Interrupted, Stopped):
+        raise
     except GentleError as error:
         return attrs.evolve(outcome_of(folder, job, table), error=str(error))
     if table.keep == "figures":

@@ -9,7 +9,7 @@ from pathlib import Path
 from gentle_core.engine.checkpoint import replace_durably
 from gentle_core.engine.loop import lower_is_better
 from gentle_core.engine.progress import Display
-from gentle_core.errors import GentleError, Interrupted
+from gentle_core.errors import GentleError, Interrupted, Stopped
 from gentle_core.study.execute import Outcome, Workers
 from gentle_core.study.page import markdown, page
 from gentle_core.study.plan import Job, Plan, RowsSeen
@@ -50,7 +50,7 @@ def run_study(plan: Plan, workers: Workers, display: Display) -> Results:
         display.start(what, len(jobs))
         try:
             return workers.run(plan, jobs, tell)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, Interrupted, Stopped) as error:
             raise Interrupted(f"stopped; the same command with --out {root} goes on") from error
         finally:
             display.stop()

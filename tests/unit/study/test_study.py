@@ -1,13 +1,15 @@
 """Whole studies."""
 
 import json
+import signal
 
 import pytest
 from click.testing import CliRunner
 
 from gentle_core.cli.study import study as command
+from gentle_core.engine import run
 from gentle_core.engine.progress import Display
-from gentle_core.errors import GentleError, RecipeError
+from gentle_core.errors import GentleError, Interrupted, RecipeError
 from gentle_core.study.execute import Workers
 from gentle_core.study.model import read_study
 from gentle_core.study.plan import make_plan
@@ -84,6 +86,22 @@ def test_a_run_that_fails_is_told_and_the_others_count(carry_out, tmp_path):
     assert len(results.failures) == 1 and "runs/b/" in results.failures[0] and "not finite" in results.failures[0]
     assert results.values["retrieval/mean/recall"]["a"][0] and not results.values["retrieval/mean/recall"]["b"][0]
     assert "A run gave no figures" in (tmp_path / "out/study.html").read_text()
+
+
+def test_a_signal_outside_of_training_ends_the_study_too(carry_out, tmp_path, monkeypatch):
+    """Not just the run that it met."""
+
+    def asked_to_stop(*_):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    text = 'recipe = "toy.toml"\nseeds = 2\n[methods.a]\ncontrols = []\n'
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_compare", asked_to_stop)
+        with pytest.raises(Interrupted, match="the same command with --out .* goes on"):
+            carry_out(text)
+    assert len(list(tmp_path.glob("out/runs/a/*/*/manifest.json"))) == 1
+    assert not carry_out(text).failures
 
 
 def test_a_metric_that_no_run_has_is_an_error(carry_out):
