@@ -19,7 +19,7 @@ from gentle_core.engine.artifact import RECIPE
 from gentle_core.engine.build import Builder
 from gentle_core.engine.checkpoint import replace_durably
 from gentle_core.engine.towers import AlignedModel
-from gentle_core.errors import CheckpointError, ComponentError, GentleError
+from gentle_core.errors import CheckpointError, ComponentError, GentleError, Stopped
 from gentle_core.factory import cache_folder, create
 from gentle_core.recipe.load import Resolved, component_config, load_recipe
 
@@ -130,6 +130,8 @@ class TaskData:
             pass
         try:
             keys = sorted(self._computed(tower))
+        except Stopped:
+            raise
         except (GentleError, OSError) as error:
             self.notify(f"whether these items were in training is not known: the training data are gone ({error})")
             return None
