@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -34,6 +36,9 @@ WATCH_EVERY = 0.25
 
 GRACE = 5.0
 """Seconds in which a rank may end by itself after another has failed."""
+
+LAG = 0.2
+"""Seconds for the threads of a group that cannot be ended to let go of what they have done."""
 
 
 @attrs.define
@@ -178,6 +183,10 @@ class Ranks:
     # -- beginning and end --------------------------------------------------------------------------------------------
 
     def _connect(self, place: Place, timeout: float) -> None:
+        # Its functions take the group of the moment of import as a default value. Imported later, as torch itself does
+        # in the first step, they would keep the group, and so its threads, to the end of the process; see `close`.
+        import torch.distributed.nn
+
         wait = timedelta(seconds=timeout)
         hosts = place.rank == 0 and not place.hosted
         try:
@@ -264,9 +273,20 @@ class Ranks:
         if not self._told:
             with contextlib.suppress(RuntimeError):
                 dist.barrier()
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+        left = weakref.ref(self.group)
         self.group = None
+        # A thread of the group that lets go of a tensor while the interpreter is being taken down aborts the process
+        # (pytorch/pytorch#190489). With the last reference to the group its threads end, after what they still do. That
+        # is waited for, though not for long after a failure: a thread may wait for a rank that never comes.
+        if self._told:
+            with contextlib.suppress(RuntimeError):  # where Python starts no thread any more
+                leaving = threading.Thread(target=_leave, name="leave the ranks", daemon=True)
+                leaving.start()
+                leaving.join(GRACE)
+        else:
+            _leave()
+        if left() is not None:  # someone else keeps it, as DeepSpeed does; its threads have nothing left to do
+            time.sleep(LAG)
 
 
 ALONE = Ranks()
@@ -297,6 +317,12 @@ def joined(place: Place | None, device: torch.device | None = None, timeout: flo
         if cause is error:
             raise
         raise cause from error
+
+
+def _leave() -> None:
+    with contextlib.suppress(RuntimeError):
+        dist.destroy_process_group()
+    gc.collect()
 
 
 E = TypeVar("E", bound=BaseException)

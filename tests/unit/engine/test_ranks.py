@@ -154,6 +154,29 @@ def test_two_ranks_take_the_steps_of_one(tmp_path):
     assert any(event.get("name") == "gentle: objective" for event in trace["traceEvents"])
 
 
+ENDS = """
+import atexit, os, sys
+def threads():
+    names = [open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task")]
+    print("threads", names, file=sys.stderr)
+atexit.register(threads)  # before the run's own, so called after it
+from gentle_core.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="names of threads are read from /proc")
+@pytest.mark.timeout(300)
+def test_no_thread_that_talks_to_other_ranks_outlives_a_run(tmp_path):
+    """One that lets go of a tensor while the interpreter is taken down would abort the process."""
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    command = [sys.executable, "-c", ENDS, "run", str(tmp_path / "toy.toml"), "--plugin", str(TOY)]
+    codes, errors = start([*command, "--out", str(tmp_path / "run")], tmp_path, 2)
+    assert codes == [0, 0], errors
+    said = [error[error.rindex("threads") :] for error in errors]
+    assert all("python" in text and "gloo" not in text for text in said), said
+
+
 @pytest.mark.timeout(300)
 def test_a_file_that_one_rank_misses_ends_all(tmp_path):
     codes, errors, run = processes(tmp_path, "run", 2, "--set", "dataset.missing_on_rank=1", environment=slurm)
