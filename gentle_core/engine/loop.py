@@ -82,6 +82,8 @@ class Trainer:
         fingerprints: hashes of the frozen encoders, which a checkpoint does not hold.
         pseudo: where pseudo-pairs come from, if the recipe asks for them.
         trace: where a trace of a few steps is written; None for none.
+        aligned: towers start from an alignment (CCA's, or that of a model trained before), which may be better on
+            validation than all that training makes of it: it is a candidate for the best checkpoint.
         saved: the step of the last checkpoint.
     """
 
@@ -100,6 +102,7 @@ class Trainer:
     interrupt: InterruptFlag = attrs.field(factory=InterruptFlag)
     pseudo: PseudoPairing | None = None
     trace: Path | None = None
+    aligned: bool = False
     flops: Flops = attrs.field(factory=Flops)
     step: int = 0
     skipped: int = 0
@@ -171,7 +174,7 @@ class Trainer:
                 `on_nonfinite = "skip"` only after `max_skipped` such steps were left out.
         """
         table = self.table
-        if self.best.metric and self.step == 0:
+        if self.best.metric and self.step == 0 and not self.best.ranked:
             self._measure_untrained()
         batches = step_batches(self.data, self.step, self.steps, table.workers)
         cached = {tower: source.features is not None for tower, source in self.data.sources.items()}
@@ -249,6 +252,8 @@ class Trainer:
             hint = f" — did you mean {close[0]!r}?" if close else "; metrics.jsonl of a finished run shows their names"
             raise RecipeError(f"train.select: validation gives no metric {self.best.metric!r}{hint}")
         self.run.log(0, "val", metrics)
+        if self.aligned:
+            self._consider(metrics)
 
     def _heed(self, number: int) -> None:
         """Stop before the next step if a signal asked a rank to: all ranks after the same step, with a checkpoint."""
@@ -267,11 +272,15 @@ class Trainer:
             metrics = self.measure()
             self.backend.model.train()
             self.run.log(self.step, "val", metrics)
-            value = metrics.get(self.best.metric, math.nan)
-            if math.isfinite(value) and self.best.take(value, f"step-{self.step:08d}", table.keep_best):
-                self.save()
+            self._consider(metrics)
         due = table.checkpoint_every and self.step % table.checkpoint_every == 0
         if self.saved != self.step and (last or due):
+            self.save()
+
+    def _consider(self, metrics: Mapping[str, float]) -> None:
+        """Keep the state as it is now if it is among the best."""
+        value = metrics.get(self.best.metric, math.nan)
+        if math.isfinite(value) and self.best.take(value, f"step-{self.step:08d}", self.table.keep_best):
             self.save()
 
     def _not_finite(self, out: LossOut, norm: float, inputs: Mapping[str, TowerInputs]) -> None:

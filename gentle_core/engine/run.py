@@ -151,8 +151,10 @@ def _take_best(session: Session, trainer: Trainer) -> int:
             session.notice(f"{error}; the model is not the one with the best {trainer.best.metric}")
             continue
         trainer.load_weights(chosen)
-        session.display.say(f"the best validation {trainer.best.metric} was at {name}; that is the model")
-        return int(chosen.facts["step"])
+        step = int(chosen.facts["step"])
+        when = f"at {name}" if step else f"before the first step ({name})"
+        session.display.say(f"the best validation {trainer.best.metric} was {when}; that is the model")
+        return step
     return trainer.step
 
 

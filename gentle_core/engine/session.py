@@ -306,6 +306,7 @@ class Session:
             measure=self._validate, fingerprints=self.fingerprints,
             interrupt=self.interrupt, pseudo=self._pseudo_pairing(sampler, sources),
             trace=self.run.path / "profile" / "trace.json" if self.profile and self.ranks.main else None,
+            aligned=sum(tower.head.init != "random" for tower in recipe.towers.values()) > 1,
         )  # fmt: skip
 
     def _note_batch_norms(self) -> None:

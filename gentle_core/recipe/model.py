@@ -245,7 +245,8 @@ class TrainTable:
         evaluate_every, checkpoint_every, log_every: in steps; 0 for only at the end.
         keep_last, keep_best: how many checkpoints stay: of the newest, and of those with the best `select`.
         select: a validation metric ("retrieval/mean/R@10", "retrieval/sequence->structure/R@10", "sdd") whose best
-            checkpoint becomes the model; empty for the last.
+            checkpoint becomes the model; empty for the last. What towers start from is a candidate too where two or
+            more have a `head.init` other than "random".
         on_nonfinite: "stop", or "skip": a step whose loss or gradient is not finite is left out, on all ranks.
         max_skipped: how many steps a run may skip; one more stops it.
         workers: loader processes; 0 loads in the training process. Results do not depend on it.

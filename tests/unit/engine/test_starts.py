@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -90,6 +92,29 @@ def test_it_resumes_from_what_was_trained(toy_run):
             folder.rmdir()
     again = toy_run("part", {**START, "train.checkpoint_every": 3, "train.keep_last": 5}, resume="auto")
     assert again.metrics == straight.metrics
+
+
+def test_what_training_only_spoils_stays_as_it_began(toy_run):
+    select = {**START, "train.select": "retrieval/mean/recall", "train.evaluate_every": 2, "dataset.paired": 20}
+    began = toy_run("still", {**select, "train.learning_rate": 1e-12})
+    spoilt = toy_run("spoilt", {**select, "train.learning_rate": 3.0})
+    assert json.loads((spoilt.out / "model/config.json").read_text())["step"] == 0
+    recall = "retrieval/mean/recall"
+    assert spoilt.metrics["test"][recall] == pytest.approx(began.metrics["test"][recall])
+    lines = [json.loads(line) for line in (spoilt.out / "metrics.jsonl").read_text().splitlines()]
+    later = [line[recall] for line in lines if line["split"] == "val" and line["step"] and "final" not in line]
+    assert later and max(later) < lines[0][recall]
+
+    for folder in (spoilt.out / "checkpoints").iterdir():  # as after a kill before the second checkpoint
+        if folder.name != "step-00000000":
+            shutil.rmtree(folder)
+    again = toy_run("spoilt", {**select, "train.learning_rate": 3.0}, resume="auto")
+    assert again.metrics == spoilt.metrics
+    ranked = json.loads((again.out / "model/config.json").read_text())["select"]["ranked"]
+    assert [name for _, name in ranked] == ["step-00000000"]
+
+    random = toy_run("random", {"train.select": "sdd", "train.evaluate_every": 2, "train.learning_rate": 3.0})
+    assert json.loads((random.out / "model/config.json").read_text())["step"], "random heads are no candidate"
 
 
 def test_what_cannot_be(toy_run):
