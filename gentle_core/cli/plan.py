@@ -20,6 +20,7 @@ from gentle_core.data.streams import torch_seed
 from gentle_core.errors import ComponentError, DataError
 from gentle_core.factory import cache_folder
 from gentle_core.recipe import Recipe, Resolved
+from gentle_core.recipe.model import PseudoTable
 from gentle_core.schedule import Schedule
 from gentle_core.specs import LossSpec
 
@@ -45,7 +46,7 @@ def describe(
         DataError, ComponentError: the dataset cannot be used.
     """
     rows = [("recipe", resolved.recipe.name or str(resolved.path or ""))]
-    rows += [*_dataset_rows(resolved), *_tower_rows(resolved), *_objective_rows(resolved)]
+    rows += [*_dataset_rows(resolved), *_tower_rows(resolved), *_objective_rows(resolved), *_teacher_rows(resolved)]
     try:
         rows += _data_rows(resolved, notify, progress) if data else _recipe_rows(resolved.recipe)
     except _NeedsTorch:
@@ -99,6 +100,27 @@ def _objective_rows(resolved: Resolved) -> Iterator[Row]:
     pairs = table.pairs or tuple(itertools.combinations(resolved.recipe.towers, 2))
     if len(resolved.recipe.towers) > 2:
         yield "", "pairs of towers: " + ", ".join(f"{a}–{b}" for a, b in pairs)
+
+
+def _teacher_rows(resolved: Resolved) -> Iterator[Row]:
+    table, wanted = resolved.recipe.pseudo, {"pseudo", "reference"} & _needs(resolved)
+    if table is None or not wanted:
+        return
+    a, b = table.towers or (*resolved.recipe.objective.pairs, *itertools.combinations(resolved.recipe.towers, 2))[0]
+    teacher, changed = table.teacher.use, _changed(table.teacher.config)
+    gives = {"pseudo": f"{table.rows} pseudo-pairs a step", "reference": "reference rows"}
+    what = " and ".join(gives[name] for name in gives if name in wanted)
+    yield "teacher", f"{teacher}{f' ({changed})' if changed else ''} for {a}–{b}: {what}; asked {_asked(table)}"
+
+
+def _asked(table: PseudoTable) -> str:
+    """When the teacher is asked."""
+
+    def after(moment: float) -> str:
+        return f"{moment:g} steps" if moment >= 1 else f"{moment:.0%} of the run"
+
+    first = f"after {after(table.start)}" if table.start else "before the first step"
+    return f"{first}, then every {after(table.refresh)}" if table.refresh else f"once, {first}"
 
 
 def _terms(config: Any) -> Iterator[str]:

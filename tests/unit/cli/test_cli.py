@@ -238,6 +238,28 @@ def test_check_without_data(toy: Path, capsys: Output) -> None:
     assert "50% of the pairs keep their pairing" in out and "as many as make 2 epochs" in out
 
 
+@pytest.mark.parametrize(
+    "terms, pseudo, expected",
+    [
+        (["pseudo-pairs"], "", "core/cca for left–right: 64 pseudo-pairs a step; asked once, before the first step"),
+        (["klot"], ", start = 20", "core/cca for left–right: reference rows; asked once, after 20 steps"),
+        (["pseudo-pairs"], ", start = 0.2, refresh = 0.1", "asked after 20% of the run, then every 10% of the run"),
+        (["mmd"], "", None),
+    ],
+)
+def test_check_names_the_teacher(
+    toy: Path, capsys: Output, terms: list[str], pseudo: str, expected: str | None
+) -> None:
+    options = {"klot": ', target = "reference"'}
+    parts = ", ".join(f'{{ use = "core/{term}"{options.get(term, "")} }}' for term in ["clip", *terms])
+    objective = f'objective = {{ use = "core/sum", terms = [{parts}] }}'
+    teacher = f'pseudo = {{ teacher = {{ use = "core/cca" }}{pseudo} }}'
+    Path("recipe.toml").write_text(f"{RECIPE}{objective}\n{teacher}\n")
+    assert invoke(["check", "recipe.toml", "--no-data"]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher")]
+    assert [expected in line for line in found] == [True] if expected else not found
+
+
 def test_check_of_a_dataset_that_loads_torch(toy: Path) -> None:
     code = f"""
 import sys
