@@ -152,7 +152,10 @@ def test_the_order_of_the_pools_changes_nothing():
     once = propagate_both(Propagation(4), (x, y), labels, (pool_x, pool_y))
     again = propagate_both(Propagation(4), (x, y), labels, (pool_x, pool_y[order]))
     for a, b in zip(once, again, strict=True):
-        torch.testing.assert_close(a.embed(new), b.embed(new), rtol=0, atol=1e-12)
+        one, other = a.embed(new), b.embed(new)
+        torch.testing.assert_close(one[:, :-2], other[:, :-2], rtol=0, atol=1e-12)
+        # What fills a row up to norm 1 is the root of a difference: of a rounding error, if that is all there is.
+        torch.testing.assert_close(one[:, -2:].square(), other[:, -2:].square(), rtol=0, atol=1e-12)
 
 
 def test_the_pool_carries_a_label_to_where_no_pair_is_near():
