@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -100,21 +100,25 @@ def averaged(*members: Embed) -> Embed:
     return embed
 
 
-def variants(case: Case, seed: int, captions: bool = False) -> Iterator[tuple[str, Embed]]:
-    """With `captions` only what concerns pools with several items a sample."""
+def variants(
+    case: Case, seed: int, captions: bool = False, transported_rows: Sequence[int] = ()
+) -> Iterator[tuple[str, Embed]]:
+    """With `captions` only what concerns pools with several items a sample, with `transported_rows` only transport
+    between so many rows of each pool, one item a sample."""
     data = case.data
     chosen = fit_select(
         data.x, data.y, data.x_val, data.y_val, samples_x_val=data.samples_x_val, samples_y_val=data.samples_y_val
     )
     power, dimension = chosen.settings["power"], int(chosen.settings["dimension"])
     plain = of(chosen.alignment)
-    yield "CCA on the pairs", plain
+    if not transported_rows:
+        yield "CCA on the pairs", plain
 
     def prepared(rows: int, pool_x: torch.Tensor = data.pool_x, pool_y: torch.Tensor = data.pool_y) -> OtEmData:
         return OtEmData.of(data.x, data.y, pool_x, pool_y, rows, seed)
 
     usual = prepared(2000)
-    for a in () if captions else (0.25, 0.5, 1.0):
+    for a in () if captions or transported_rows else (0.25, 0.5, 1.0):
         fits = (of(*ot_em_rounds(usual, OtEm(0.0, 0.04, 0, a, ridge, power, dimension))) for ridge in RIDGES[2:])
         yield f"covariances from pairs and pools, a = {a}", case.best(fits)
 
@@ -128,6 +132,11 @@ def variants(case: Case, seed: int, captions: bool = False) -> Iterator[tuple[st
         )  # fmt: skip
         return case.best(every)
 
+    if transported_rows:
+        for rows in transported_rows:
+            yield f"OT-EM, {rows:,} rows of each pool", transported(prepared(rows, case.single_x, case.single_y))
+        yield "CCA on the pairs", plain
+        return
     reference = transported(usual)
     yield "OT-EM, 2,000 rows of each pool", reference
     if not captions:
@@ -233,12 +242,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument("--captions", action="store_true", help="only: one item of each sample of a pool, or all")
+    parser.add_argument("--rows", nargs="+", type=int, default=(), help="only: transport between so many rows")
     arguments = parser.parse_args()
     for pairs in arguments.pairs:
         found: dict[str, list[float]] = defaultdict(list)
         for seed in range(arguments.seeds):
             case = drawn(arguments.recipe, [*arguments.sets, f"dataset.paired={pairs}", f"train.seed={seed}"])
-            for number, (label, embed) in enumerate(variants(case, seed, arguments.captions)):
+            for number, (label, embed) in enumerate(variants(case, seed, arguments.captions, arguments.rows)):
                 found[f"{number:2} {label}"].append(case.tested(embed))
         first = next(iter(found.values()))
         print(f"{pairs} pairs, {arguments.seeds} seeds")
