@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gentle_core import builtin
 from gentle_core.batch import AlignBatch, BuildContext, LossContext, Rows
+from gentle_core.engine.ranks import LAG
 from gentle_core.losses import clip_loss, klot_loss, mk_mmd, neighbour_loss, sdd, sinkhorn_divergence, ssl_loss
 from gentle_core.losses.distances import median_bandwidth, total_variance
 from gentle_core.losses.ranks import AcrossRanks, gather_rows
@@ -215,6 +217,7 @@ def main(rank: int, world: int, store: str) -> None:
             check_work(rank, size, group)
     dist.barrier()
     dist.destroy_process_group()
+    time.sleep(LAG)  # for the groups' threads, which others still hold; see `Ranks.close`
 
 
 if __name__ == "__main__":
