@@ -113,7 +113,9 @@ class DeepSpeedBackend:
                     model=model, optimizer=self.adamw, config=config, dist_init_required=False
                 )
         except (ValueError, AssertionError, TypeError) as error:
-            raise GentleError(f"DeepSpeed refuses its configuration: {error}") from error
+            half = ' (train.precision = "float16" needs a GPU or a processor that computes in it, "bfloat16" does not)'
+            hint = half if "fp16 is not supported" in str(error) else ""
+            raise GentleError(f"DeepSpeed refuses its configuration: {error}{hint}") from error
         time_exchanges(self.deepspeed.comm.comm.cdb)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
